@@ -1,0 +1,125 @@
+"""Where the voxels of an array lie in the world, and how one grid lies on another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from medexp.core.errors import DataError
+
+Unit = Literal["mm", "px"]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The grid of an image.
+
+    Attributes:
+        shape: Voxels along each spatial axis.
+        affine: Homogeneous matrix of shape (d + 1, d + 1) from voxel index to world coordinates.
+        unit: Unit of the world: millimetres, or pixels for a picture without a physical scale.
+    """
+
+    shape: tuple[int, ...]
+    affine: Float[np.ndarray, "rows rows"]
+    unit: Unit = "mm"
+
+    def __post_init__(self) -> None:
+        expected = len(self.shape) + 1
+        if self.affine.shape != (expected, expected):
+            raise DataError(
+                f"affine of a {len(self.shape)}D image needs shape {(expected, expected)}, got {self.affine.shape}"
+            )
+        if not np.isfinite(self.affine).all() or abs(np.linalg.det(self.affine[:-1, :-1])) < 1e-12:
+            raise DataError(f"affine is singular or not finite: {self.affine.tolist()}; check the image header")
+
+    @property
+    def spatial_dims(self) -> int:
+        """Number of spatial axes."""
+        return len(self.shape)
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Distance between neighbouring voxels along each axis (pixels where `unit` is "px")."""
+        return tuple(float(length) for length in np.linalg.norm(self.affine[:-1, :-1], axis=0))
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of one voxel (area in 2D; 1 pixel where `unit` is "px")."""
+        return float(np.prod(self.spacing_mm))
+
+    @classmethod
+    def from_spacing(cls, shape: tuple[int, ...], spacing_mm: tuple[float, ...], *, unit: Unit = "mm") -> Geometry:
+        """A grid without rotation whose first voxel lies at the origin."""
+        if len(spacing_mm) != len(shape):
+            raise DataError(f"spacing_mm needs {len(shape)} values for shape {shape}, got {spacing_mm}")
+        return cls(shape=tuple(shape), affine=np.diag([*map(float, spacing_mm), 1.0]), unit=unit)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a network's grid was made from an image's grid, so that it can be undone.
+
+    The image's axes are permuted, some are flipped, and the result is resized to `resized_shape`; both grids cover the
+    same field of view.
+
+    Attributes:
+        image_shape: Spatial shape on the image's own grid.
+        permutation: `permutation[i]` is the image axis that became axis i.
+        flipped: Axes (after the permutation) that were reversed.
+        resized_shape: Spatial shape on the network's grid.
+    """
+
+    image_shape: tuple[int, ...]
+    permutation: tuple[int, ...]
+    flipped: tuple[int, ...]
+    resized_shape: tuple[int, ...]
+
+    @classmethod
+    def identity(cls, shape: tuple[int, ...]) -> Placement:
+        """The placement of a grid on itself."""
+        return cls(image_shape=shape, permutation=tuple(range(len(shape))), flipped=(), resized_shape=shape)
+
+    @property
+    def oriented_shape(self) -> tuple[int, ...]:
+        """Spatial shape after permutation, before resizing."""
+        return tuple(self.image_shape[axis] for axis in self.permutation)
+
+    def orient(self, array: np.ndarray) -> np.ndarray:
+        """Permute and flip the last axes of an array from the image's grid; a view where possible."""
+        lead = array.ndim - len(self.permutation)
+        moved = array.transpose(*range(lead), *(lead + axis for axis in self.permutation))
+        return np.flip(moved, axis=[lead + axis for axis in self.flipped]) if self.flipped else moved
+
+    def unorient(self, array: np.ndarray) -> np.ndarray:
+        """Undo `orient`."""
+        lead = array.ndim - len(self.permutation)
+        if self.flipped:
+            array = np.flip(array, axis=[lead + axis for axis in self.flipped])
+        inverse = np.argsort(self.permutation)
+        return array.transpose(*range(lead), *(lead + int(axis) for axis in inverse))
+
+
+def orient_to_world(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Permutation and flips that bring the axes of a grid closest to the axes of its world, each increasing."""
+    direction = geometry.affine[:-1, :-1] / np.asarray(geometry.spacing_mm)
+    permutation: list[int] = []
+    remaining = list(range(geometry.spatial_dims))
+    for world_axis in range(geometry.spatial_dims):
+        best = max(remaining, key=lambda axis: abs(direction[world_axis, axis]))
+        permutation.append(best)
+        remaining.remove(best)
+    flipped = tuple(i for i, axis in enumerate(permutation) if direction[i, axis] < 0)
+    return tuple(permutation), flipped
+
+
+def resized_shape(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], target_spacing_mm: tuple[float, ...]
+) -> tuple[int, ...]:
+    """Number of voxels that cover the same field of view at another spacing, at least one along each axis."""
+    return tuple(
+        max(1, round(n * have / want)) for n, have, want in zip(shape, spacing_mm, target_spacing_mm, strict=True)
+    )
