@@ -1,0 +1,107 @@
+"""Prepared cases on disk: computed once per content, shared by all runs, read by patch without loading the volume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from medexp.core.geometry import Placement
+from medexp.core.hashing import hash_file, hash_plain
+from medexp.core.types import Case, Source
+from medexp.data.preprocessing import Prepared, Preprocessing
+
+_LAYOUT = 1
+_FOREGROUND_SAMPLES = 4096
+
+
+class PreparedCases:
+    """Cases on the network's grid, kept in memory-mapped files.
+
+    A folder is written under a temporary name and renamed when it is complete, so a killed writer leaves no half case
+    and two writers of one case do not disturb each other.
+
+    Args:
+        folder: Where the prepared cases lie.
+        source: Reads a case.
+        preprocessing: Prepares it.
+        identity: What decides a prepared case beside its files and the preprocessing: the source's configuration.
+    """
+
+    def __init__(self, *, folder: Path, source: Source, preprocessing: Preprocessing, identity: str) -> None:
+        self.folder = folder
+        self.source = source
+        self.preprocessing = preprocessing
+        self.identity = identity
+        self._contents: dict[str, str] = {}
+
+    def content_hash(self, case: Case) -> str:
+        """Hash of the bytes of all files of a case."""
+        if case.case_id not in self._contents:
+            self._contents[case.case_id] = hash_plain([hash_file(path) for path in case.files])
+        return self._contents[case.case_id]
+
+    def load(self, case: Case) -> tuple[Prepared, np.ndarray]:
+        """One prepared case and positions of foreground voxels, rows of (label id, *index)."""
+        folder = self._folder_of(case)
+        if not folder.exists():
+            self._write(case, folder)
+        return _read(folder)
+
+    def _folder_of(self, case: Case) -> Path:
+        key = hash_plain(
+            {
+                "layout": _LAYOUT,
+                "case": case.case_id,
+                "files": self.content_hash(case),
+                "source": self.identity,
+                "preprocessing": self.preprocessing.knobs(),
+            }
+        )
+        return self.folder / key[:2] / key[2:34]
+
+    def _write(self, case: Case, folder: Path) -> None:
+        prepared = self.preprocessing(self.source.read(case))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        np.save(partial / "pixels.npy", np.ascontiguousarray(prepared.pixels, dtype=np.float32))
+        if prepared.mask is not None:
+            np.save(partial / "mask.npy", np.ascontiguousarray(prepared.mask))
+        np.save(partial / "foreground.npy", _foreground_positions(prepared.mask, prepared.pixels.ndim - 1))
+        (partial / "placement.json").write_text(json.dumps(asdict(prepared.placement)))
+        try:
+            os.rename(partial, folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
+            if not folder.exists():
+                raise
+
+
+def _read(folder: Path) -> tuple[Prepared, np.ndarray]:
+    mask_file = folder / "mask.npy"
+    stored = json.loads((folder / "placement.json").read_text())
+    prepared = Prepared(
+        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
+        mask=np.load(mask_file, mmap_mode="r") if mask_file.exists() else None,
+        placement=Placement(**{name: tuple(values) for name, values in stored.items()}),
+    )
+    return prepared, np.load(folder / "foreground.npy", mmap_mode="r")
+
+
+def _foreground_positions(mask: np.ndarray | None, spatial_dims: int) -> np.ndarray:
+    """Up to a fixed number of positions per label id other than 0, drawn with a fixed seed."""
+    rows: list[np.ndarray] = []
+    random = np.random.default_rng(0)
+    for label in [] if mask is None else np.unique(mask):
+        if label == 0:
+            continue
+        positions = np.argwhere(mask == label)
+        if len(positions) > _FOREGROUND_SAMPLES:
+            positions = positions[random.choice(len(positions), _FOREGROUND_SAMPLES, replace=False)]
+        rows.append(np.column_stack([np.full(len(positions), label), positions]).astype(np.int32))
+    return np.concatenate(rows) if rows else np.zeros((0, spatial_dims + 1), dtype=np.int32)

@@ -1,0 +1,226 @@
+"""The batches of one run: training patches from the stream, whole cases for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medexp.core.errors import DataError, UsageError
+from medexp.core.hashing import hash_plain
+from medexp.core.types import Annotation, Batch, Case, Source
+from medexp.data.augmentation import Augmentation, cut_patch
+from medexp.data.cache import PreparedCases
+from medexp.data.preprocessing import Preprocessing
+from medexp.data.sampling import SampleOrder, StreamBatches, draw_center
+from medexp.data.splits import Split
+
+SampleTargets = Callable[[Annotation], dict[str, Tensor]]
+
+
+class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
+    """Sample number n of the training stream, made from (seed, n) alone."""
+
+    def __init__(
+        self,
+        *,
+        cases: Sequence[Case],
+        prepared: PreparedCases,
+        order: SampleOrder,
+        patch_size: tuple[int, ...],
+        foreground_fraction: float,
+        augmentation: Augmentation,
+        sample_targets: SampleTargets,
+    ) -> None:
+        self.cases = cases
+        self.prepared = prepared
+        self.order = order
+        self.patch_size = patch_size
+        self.foreground_fraction = foreground_fraction
+        self.augmentation = augmentation
+        self.sample_targets = sample_targets
+
+    def __getitem__(self, number: int) -> tuple[str, Tensor, dict[str, Tensor]]:
+        case = self.cases[self.order.case_of(number)]
+        random = np.random.default_rng((self.order.seed, 1, number))
+        prepared, foreground = self.prepared.load(case)
+        center = draw_center(
+            random,
+            shape=prepared.pixels.shape[1:],
+            patch_size=self.patch_size,
+            foreground=foreground,
+            foreground_fraction=self.foreground_fraction,
+        )
+        drawn = self.augmentation.draw(random, len(self.patch_size))
+        pixels, mask = cut_patch(
+            prepared.pixels, prepared.mask, center=center, patch_size=self.patch_size, drawn=drawn
+        )
+        annotation = Annotation(mask=None if mask is None else mask.numpy())
+        return case.case_id, pixels, self.sample_targets(annotation)
+
+
+class EvaluationCases(Dataset[Batch]):
+    """Whole cases, one a batch, with what is needed to bring predictions back to the image's own grid."""
+
+    def __init__(self, *, cases: Sequence[Case], prepared: PreparedCases) -> None:
+        self.cases = cases
+        self.prepared = prepared
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> Batch:
+        case = self.cases[index]
+        prepared, _ = self.prepared.load(case)
+        return Batch(
+            images=torch.from_numpy(np.array(prepared.pixels))[None],
+            targets=None,
+            case_ids=(case.case_id,),
+            images_read=(self.prepared.source.read(case),),
+            placements=(prepared.placement,),
+        )
+
+
+class ImageData(pl.LightningDataModule):
+    """A dataset, its split, its preparation and its batches.
+
+    Args:
+        source: Lists and reads the cases.
+        split: Divides them.
+        preprocessing: Brings an image to the network's grid.
+        patch_size: Spatial shape of a training patch; images that are smaller are padded with zeros.
+        batch_size: Patches per batch and process.
+        foreground_fraction: Probability that a patch is centred on a foreground voxel.
+        workers: Processes that load batches; 0 loads in the main process. Results do not depend on it.
+        root: Folder of the dataset, for the source.
+        augmentation: Changes training patches.
+        fold: Number of the fold that is held out.
+        seed: Seed of the training stream.
+        batches_per_epoch: Batches of an epoch; None means one pass over the training cases.
+        cache_folder: Where prepared cases lie.
+        identity: The source's configuration, for the key of the cache.
+        sample_targets: The task's verb that turns a reference into what the loss sees.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        split: Split,
+        preprocessing: Preprocessing,
+        patch_size: Sequence[int],
+        batch_size: int,
+        foreground_fraction: float,
+        workers: int,
+        root: str | None,
+        augmentation: Augmentation,
+        fold: int,
+        seed: int,
+        batches_per_epoch: int | None,
+        cache_folder: Path,
+        identity: str,
+        sample_targets: SampleTargets,
+    ) -> None:
+        super().__init__()
+        if len(patch_size) != source.spatial_dims:
+            raise UsageError(
+                f"dataset.patch_size needs {source.spatial_dims} values for {source.name}, got {list(patch_size)}"
+            )
+        self.source = source
+        self.root = root
+        self.cases = source.cases()
+        _check_unique(self.cases)
+        self.parts = split(self.cases, fold=fold)
+        self.prepared = PreparedCases(
+            folder=cache_folder, source=source, preprocessing=preprocessing, identity=identity
+        )
+        self.batch_size = batch_size
+        self.workers = workers
+        self.order = SampleOrder(n_cases=len(self.parts.train), seed=seed)
+        self.batches_per_epoch = batches_per_epoch or -(-len(self.parts.train) // batch_size)
+        self.samples = TrainingSamples(
+            cases=self.parts.train,
+            prepared=self.prepared,
+            order=self.order,
+            patch_size=tuple(patch_size),
+            foreground_fraction=foreground_fraction,
+            augmentation=augmentation,
+            sample_targets=sample_targets,
+        )
+
+    @property
+    def hash(self) -> str:
+        """Hash over the case ids and contents of all cases."""
+        return hash_plain({case.case_id: self.prepared.content_hash(case) for case in self.cases})
+
+    def prepare_data(self) -> None:
+        """Fill the cache, so that workers find every training case prepared."""
+        for case in (*self.parts.train, *self.parts.evaluated[1]):
+            self.prepared.load(case)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of an epoch from where training stands."""
+        batches = StreamBatches(
+            batch_size=self.batch_size,
+            batches_per_epoch=self.batches_per_epoch,
+            position=self._batches_trained,
+        )
+        return DataLoader(
+            self.samples,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=collate,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_one_thread,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Whole cases of the part that results are reported on."""
+        return self._evaluation(self.parts.evaluated[1])
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Whole cases of the part that results are reported on."""
+        return self._evaluation(self.parts.evaluated[1])
+
+    def _evaluation(self, cases: Sequence[Case]) -> DataLoader[Any]:
+        return DataLoader(
+            EvaluationCases(cases=cases, prepared=self.prepared),
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=_one_thread,
+        )
+
+    def _batches_trained(self) -> int:
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def collate(samples: Sequence[tuple[str, Tensor, dict[str, Tensor]]]) -> Batch:
+    """Stack training samples to a batch."""
+    case_ids, images, targets = zip(*samples, strict=True)
+    return Batch(
+        images=torch.stack(images),
+        targets={name: torch.stack([target[name] for target in targets]) for name in targets[0]},
+        case_ids=tuple(case_ids),
+    )
+
+
+def _one_thread(_: int) -> None:
+    """Each worker computes with one thread; the network has the others."""
+    torch.set_num_threads(1)
+
+
+def _check_unique(cases: Sequence[Case]) -> None:
+    seen: set[str] = set()
+    for case in cases:
+        if case.case_id in seen:
+            raise DataError(f"case id {case.case_id} occurs twice; rename one of {[str(path) for path in case.images]}")
+        seen.add(case.case_id)

@@ -1,0 +1,66 @@
+"""MONAI's DynUNet, the network of nnU-Net, from per-level lists alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from monai.networks.nets import DynUNet
+from torch import nn
+
+from medexp.core.errors import UsageError
+from medexp.models.adapter import DenseModel
+
+
+def dynunet(
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    heads: Mapping[str, int],
+    filters: Sequence[int],
+    strides: Sequence[int | Sequence[int]],
+    kernel_size: Sequence[int | Sequence[int]],
+    norm: str,
+    residual: bool,
+    dropout: float | None,
+    deep_supervision_levels: int,
+) -> nn.Module:
+    """Build the dynamic U-Net of nnU-Net (Isensee et al., Nature Methods 18, 2021) as MONAI implements it.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the image.
+        heads: Channels of each map.
+        filters: Channels of each level, finest first.
+        strides: Downsampling before each level; the first is 1.
+        kernel_size: Kernel of each level.
+        norm: Normalisation: "instance", "batch" or "group".
+        residual: Residual blocks instead of plain ones.
+        dropout: Probability of dropout, or None.
+        deep_supervision_levels: Number of coarser maps for deep supervision; 0 turns it off.
+
+    Returns:
+        The network under the contract of dense models.
+
+    Raises:
+        UsageError: The lists differ in length.
+    """
+    if not len(filters) == len(strides) == len(kernel_size):
+        raise UsageError(
+            f"model.filters, model.strides and model.kernel_size need one value per level, "
+            f"got {len(filters)}, {len(strides)} and {len(kernel_size)}"
+        )
+    network = DynUNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=sum(heads.values()),
+        kernel_size=list(kernel_size),
+        strides=list(strides),
+        upsample_kernel_size=list(strides[1:]),
+        filters=list(filters),
+        norm_name=(norm, {"affine": True}),
+        res_block=residual,
+        dropout=dropout,
+        deep_supervision=deep_supervision_levels > 0,
+        deep_supr_num=max(1, deep_supervision_levels),
+    )
+    return DenseModel(network, heads=heads, spatial_dims=spatial_dims)

@@ -1,0 +1,136 @@
+"""Semantic segmentation: each voxel gets a class, or each of several overlapping regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from medexp.core.errors import DataError, UsageError
+from medexp.core.geometry import Placement
+from medexp.core.resample import resize_linear
+from medexp.core.types import Annotation, Batch, Image, Kind, Prediction, StructureClass
+from medexp.tasks.base import Task
+
+HEAD = "semantic"
+
+
+class SemanticSegmentation(Task):
+    """Classes with background by softmax, or overlapping regions by sigmoid (as in BraTS).
+
+    Args:
+        labels: Name of each label id of the dataset; 0 is the background.
+        loss: Terms by name for a list of logits, finest first, and a target.
+        regions: Label ids of each overlapping region by its name; None for exclusive classes.
+        ignore_index: Label id of voxels that nobody annotated; they count neither in the loss nor in the metrics.
+        softmax: The classes exclude each other; the losses read it.
+        sigmoid: The regions overlap; the losses read it.
+    """
+
+    gives = Kind.PROBABILITIES
+
+    def __init__(
+        self,
+        *,
+        labels: Mapping[int, str],
+        loss: nn.Module,
+        regions: Mapping[str, Sequence[int]] | None,
+        ignore_index: int | None,
+        softmax: bool,
+        sigmoid: bool,
+    ) -> None:
+        super().__init__()
+        if softmax == sigmoid or sigmoid != (regions is not None):
+            raise UsageError(
+                "overlapping regions need task.regions and sigmoid, exclusive classes softmax and no regions; "
+                "choose task=semantic or task=semantic_regions"
+            )
+        self.loss_function = loss
+        self.ignore_index = ignore_index
+        self.ids = sorted(label for label in labels if label not in (0, ignore_index))
+        self.regions = None if regions is None else {name: tuple(ids) for name, ids in regions.items()}
+        self._check_regions()
+        if self.regions is None:
+            self.classes = tuple(StructureClass(labels[label], 0, i + 1) for i, label in enumerate(self.ids))
+        else:
+            self.classes = tuple(StructureClass(name, layer, 1) for layer, name in enumerate(self.regions))
+        self.heads = {HEAD: len(self.classes) + (1 if self.regions is None else 0)}
+
+    def _check_regions(self) -> None:
+        if not self.ids:
+            raise UsageError("the dataset declares no label beside the background; nothing can be segmented")
+        for name, ids in (self.regions or {}).items():
+            unknown = sorted(set(ids) - set(self.ids))
+            if unknown:
+                raise UsageError(f"task.regions.{name} names labels {unknown}; the dataset declares {self.ids}")
+
+    def sample_targets(self, reference: Annotation) -> dict[str, Tensor]:
+        """Class index (1, *spatial), or regions (regions, *spatial); `ignore_index` stays as it is."""
+        layers = self._layers(_mask_of(reference))
+        return {HEAD: torch.from_numpy(layers.astype(np.int16))}
+
+    def loss(self, outputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Tensor]:
+        """The terms of the configured loss over all levels of deep supervision."""
+        levels = [outputs[HEAD], *(level[HEAD] for level in outputs.get("deep_supervision", ()))]
+        terms: dict[str, Tensor] = self.loss_function(levels, targets[HEAD])
+        return terms
+
+    def decode(self, outputs: dict[str, Tensor], batch: Batch) -> list[Prediction]:
+        """Probabilities on each image's own grid, interpolated linearly where the grids differ."""
+        logits = outputs[HEAD].float()
+        probabilities = logits.softmax(dim=1) if self.regions is None else logits.sigmoid()
+        return [
+            self._prediction(image, probabilities=_to_image_grid(maps.cpu(), placement))
+            for maps, image, placement in zip(probabilities, batch.images_read, batch.placements, strict=True)
+        ]
+
+    def reference(self, batch: Batch) -> list[Prediction]:
+        """The masks of the annotations; voxels of `ignore_index` are marked as not valid."""
+        references = []
+        for image in batch.images_read:
+            if image.annotation is None:
+                raise DataError(f"case {image.case.case_id} has no reference; it cannot be evaluated")
+            mask = _mask_of(image.annotation)
+            valid = None if self.ignore_index is None else mask != self.ignore_index
+            layers = self._layers(np.where(mask == self.ignore_index, 0, mask) if self.ignore_index is not None else mask)
+            references.append(self._prediction(image, mask=layers, valid=valid))
+        return references
+
+    def _prediction(self, image: Image, **content: Any) -> Prediction:
+        return Prediction(
+            case_id=image.case.case_id,
+            group=image.case.group,
+            geometry=image.geometry,
+            classes=self.classes,
+            exclusive=self.regions is None,
+            **content,
+        )
+
+    def _layers(self, mask: Integer[np.ndarray, "*spatial"]) -> Integer[np.ndarray, "layers *spatial"]:
+        """Label ids as layers: one of class indices, or one of 0 and 1 per region."""
+        if self.regions is None:
+            layers = np.zeros((1, *mask.shape), dtype=np.int16)
+            for index, label in enumerate(self.ids, start=1):
+                layers[0][mask == label] = index
+        else:
+            layers = np.stack([np.isin(mask, ids) for ids in self.regions.values()]).astype(np.int16)
+        if self.ignore_index is not None:
+            layers[:, mask == self.ignore_index] = self.ignore_index
+        return layers
+
+
+def _mask_of(annotation: Annotation) -> Integer[np.ndarray, "*spatial"]:
+    if annotation.mask is None:
+        raise DataError("semantic segmentation needs a mask, and the dataset gives none; choose another task or dataset")
+    return annotation.mask
+
+
+def _to_image_grid(
+    maps: Float[Tensor, "channels *network"], placement: Placement
+) -> Float[np.ndarray, "channels *image"]:
+    oriented = resize_linear(maps, placement.oriented_shape).numpy()
+    return np.ascontiguousarray(placement.unorient(oriented))
