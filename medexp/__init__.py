@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medexp.cli.api import compose, train
+    from medexp.cli.composition import compose
+    from medexp.engine.fit import train
     from medexp.engine.run import load_run
 
 __version__ = "0.1.0"
 __all__ = ["compose", "load_run", "train"]
 
-_HOMES = {"compose": "medexp.cli.api", "train": "medexp.cli.api", "load_run": "medexp.engine.run"}
+_HOMES = {"compose": "medexp.cli.composition", "train": "medexp.engine.fit", "load_run": "medexp.engine.run"}
 
 
 def __getattr__(name: str) -> Any:

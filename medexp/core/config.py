@@ -22,6 +22,12 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, config
 
 
+def is_place(key: str) -> bool:
+    """Whether a dotted key says where something lies, who watches or how fast it goes, and not what is computed."""
+    parts = key.split(".")
+    return parts[0] in _PLACES_AT_ROOT or parts[-1] in _PLACES_ANYWHERE
+
+
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A plain configuration without the keys that do not change what is computed."""
     return {key: _without_places(value) for key, value in config.items() if key not in _PLACES_AT_ROOT}

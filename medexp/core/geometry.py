@@ -49,7 +49,7 @@ class Geometry:
     @property
     def voxel_volume_mm3(self) -> float:
         """Volume of one voxel (area in 2D; 1 pixel where `unit` is "px")."""
-        return float(np.prod(self.spacing_mm))
+        return float(abs(np.linalg.det(self.affine[:-1, :-1])))
 
     @classmethod
     def from_spacing(cls, shape: tuple[int, ...], spacing_mm: tuple[float, ...], *, unit: Unit = "mm") -> Geometry:
@@ -92,13 +92,13 @@ class Placement:
         """Permute and flip the last axes of an array from the image's grid; a view where possible."""
         lead = array.ndim - len(self.permutation)
         moved = array.transpose(*range(lead), *(lead + axis for axis in self.permutation))
-        return np.flip(moved, axis=[lead + axis for axis in self.flipped]) if self.flipped else moved
+        return np.flip(moved, axis=tuple(lead + axis for axis in self.flipped)) if self.flipped else moved
 
     def unorient(self, array: np.ndarray) -> np.ndarray:
         """Undo `orient`."""
         lead = array.ndim - len(self.permutation)
         if self.flipped:
-            array = np.flip(array, axis=[lead + axis for axis in self.flipped])
+            array = np.flip(array, axis=tuple(lead + axis for axis in self.flipped))
         inverse = np.argsort(self.permutation)
         return array.transpose(*range(lead), *(lead + int(axis) for axis in inverse))
 

@@ -84,7 +84,7 @@ def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> 
     Args:
         config: A node with `_target_`, or a list or mapping of such nodes.
         key: Where the node stands, for error messages.
-        arguments: Further arguments of the outermost object.
+        arguments: Further arguments of the outermost object; they replace keys of the same name, unbuilt.
 
     Returns:
         The object, or a partial where `_partial_` is set.
@@ -97,8 +97,13 @@ def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> 
 
     check_targets(config, key)
     try:
-        return hydra_instantiate(config, _convert_="all", **arguments)
-    except InstantiationException as error:
+        if not arguments:
+            return hydra_instantiate(config, _convert_="all")
+        own = OmegaConf.masked_copy(config, [name for name in config if name not in arguments])
+        # Interpolations of the copy still have to find the root.
+        own._set_parent(config._get_parent())
+        return hydra_instantiate(own, _convert_="all", _partial_=True)(**arguments)
+    except (InstantiationException, TypeError) as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, MedexpError):
             cause = cause.__cause__

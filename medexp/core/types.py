@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -80,6 +80,7 @@ class Image:
     geometry: Geometry
 
 
+@runtime_checkable
 class Source(Protocol):
     """A dataset on disk: it lists its cases and reads one.
 
@@ -151,6 +152,7 @@ class Prediction:
         return self.mask[structure.layer] == structure.value
 
 
+@runtime_checkable
 class Step(Protocol):
     """One step of a post-processing chain.
 
@@ -186,6 +188,7 @@ class EvidenceRow:
     value: float
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A measure of a prediction against its reference."""
 

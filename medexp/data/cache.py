@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medexp.core.errors import DataError
 from medexp.core.geometry import Placement
 from medexp.core.hashing import hash_file, hash_plain
 from medexp.core.types import Case, Source
@@ -43,6 +44,9 @@ class PreparedCases:
     def content_hash(self, case: Case) -> str:
         """Hash of the bytes of all files of a case."""
         if case.case_id not in self._contents:
+            absent = [str(path) for path in case.files if not path.is_file()]
+            if absent:
+                raise DataError(f"case {case.case_id}: {', '.join(absent)} is missing; restore it or remove the case")
             self._contents[case.case_id] = hash_plain([hash_file(path) for path in case.files])
         return self._contents[case.case_id]
 

@@ -103,6 +103,7 @@ class ImageData(pl.LightningDataModule):
         fold: Number of the fold that is held out.
         seed: Seed of the training stream.
         batches_per_epoch: Batches of an epoch; None means one pass over the training cases.
+        accumulate: Batches that make one optimiser step; an epoch holds whole steps.
         cache_folder: Where prepared cases lie.
         identity: The source's configuration, for the key of the cache.
         sample_targets: The task's verb that turns a reference into what the loss sees.
@@ -123,6 +124,7 @@ class ImageData(pl.LightningDataModule):
         fold: int,
         seed: int,
         batches_per_epoch: int | None,
+        accumulate: int,
         cache_folder: Path,
         identity: str,
         sample_targets: SampleTargets,
@@ -143,7 +145,8 @@ class ImageData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.order = SampleOrder(n_cases=len(self.parts.train), seed=seed)
-        self.batches_per_epoch = batches_per_epoch or -(-len(self.parts.train) // batch_size)
+        one_pass = -(-len(self.parts.train) // (batch_size * accumulate)) * accumulate
+        self.batches_per_epoch = batches_per_epoch or one_pass
         self.samples = TrainingSamples(
             cases=self.parts.train,
             prepared=self.prepared,

@@ -49,11 +49,10 @@ def format_status(status: Status) -> str:
     >>> format_status(Status(epoch=3, epochs=20, step=300, steps=2000, loss=0.4121, images_per_s=52.13, left_s=192.0))
     'epoch 3/20  step 300/2000  loss 0.412  52.1 images/s  3:12 left'
     """
-    batch = _of("batch", status.batch, status.batches)
     parts = [
         _of("epoch", status.epoch, status.epochs),
         _of("step", status.step, status.steps),
-        f"{status.stage} {batch}" if status.stage else None,
+        _of(status.stage, status.batch, status.batches) if status.stage else None,
         f"loss {_number(status.loss)}" if status.loss is not None else None,
         f"{status.metric} {_number(status.value)}" if status.metric else None,
         f"{_number(status.images_per_s)} images/s" if status.images_per_s is not None else None,

@@ -318,7 +318,7 @@ class Progress(ProgressBar):
             loss=float(self._loss_sum) / self._losses if self._loss_sum is not None else None,
             metric=self._metric,
             value=None if value is None else float(value),
-            images_per_s=self._pace.images_per_s,
+            images_per_s=None if validating else self._pace.images_per_s,
             left_s=self._pace.left_s(steps, now_s=now_s),
         )
 

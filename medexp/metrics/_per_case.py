@@ -58,7 +58,7 @@ class PerCaseMetric(ABC):
             masks = prediction.binary(structure), reference.binary(structure)
             if reference.valid is not None:
                 masks = masks[0] & reference.valid, masks[1] & reference.valid
-            value = self._value(*masks, reference.geometry)
+            value = float(self._value(*masks, reference.geometry))
             rows.append(EvidenceRow(reference.case_id, reference.group, self.name, structure.name, value))
         return rows
 

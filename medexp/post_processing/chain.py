@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from medexp.core.errors import UsageError
 from medexp.core.types import Kind, Prediction, Step
@@ -12,7 +13,7 @@ class Chain:
     """Apply steps one after the other; a step may occur twice.
 
     Args:
-        steps: The steps, in order.
+        steps: The steps, in order; they come from a configuration, so that each is checked to be one.
         takes: What the first step gets.
         gives: What the last step must give.
 
@@ -20,9 +21,9 @@ class Chain:
         UsageError: A step does not take what the one before it gives, or the chain does not end with `gives`.
     """
 
-    def __init__(self, steps: Sequence[Step], *, takes: Kind = Kind.PROBABILITIES, gives: Kind = Kind.MASK) -> None:
+    def __init__(self, steps: Sequence[Any], *, takes: Kind = Kind.PROBABILITIES, gives: Kind = Kind.MASK) -> None:
         self.takes, self.gives = takes, gives
-        self.steps = tuple(steps)
+        self.steps: tuple[Step, ...] = tuple(steps)
         _check(self.steps, self.takes, self.gives)
 
     def __call__(self, prediction: Prediction) -> Prediction:
@@ -32,7 +33,7 @@ class Chain:
         return prediction
 
 
-def _check(steps: tuple[Step, ...], takes: Kind, gives: Kind) -> None:
+def _check(steps: tuple[Any, ...], takes: Kind, gives: Kind) -> None:
     have, giver = takes, "the task"
     for position, step in enumerate(steps):
         where = f"post_processing[{position}] ({type(step).__name__})"

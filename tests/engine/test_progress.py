@@ -137,7 +137,7 @@ def test_line_shows_a_metric_that_was_not_logged_yet_as_a_dash() -> None:
 
 
 def test_line_of_an_evaluation_counts_batches() -> None:
-    assert format_status(Status(stage="test", batch=4, batches=12, images_per_s=1.5)) == "test batch 4/12  1.5 images/s"
+    assert format_status(Status(stage="test", batch=4, batches=12, images_per_s=1.5)) == "test 4/12  1.5 images/s"
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_terminal_shows_how_far_the_validation_is(tmp_path: Path, clock: Clock
     console, stream = terminal()
     callback = Progress(metric="dice", console=console)
     trainer(callback, tmp_path, max_epochs=1).fit(Module(on_batch=clock.tick(1.0)), Batches(2), Batches(5))
-    assert any("validation batch 3/5" in line for line in drawn(stream))
+    assert any("validation 3/5" in line for line in drawn(stream))
 
 
 def test_a_narrow_terminal_cuts_the_line_and_does_not_wrap_it(tmp_path: Path, clock: Clock) -> None:
@@ -332,10 +332,10 @@ def test_an_evaluation_alone_is_shown(tmp_path: Path, clock: Clock, verb: str, n
     run = getattr(trainer(callback, tmp_path), verb)
     run(Module(on_batch=clock.tick(1.0)), Batches(6), **({} if verb == "predict" else {"verbose": False}))
     assert stream.getvalue().splitlines() == [
-        f"{name} batch 1/6",
-        f"{name} batch 3/6  2 images/s  0:03 left",
-        f"{name} batch 5/6  2 images/s  0:01 left",
-        f"{name} batch 6/6  2 images/s  0:00 left",
+        f"{name} 1/6",
+        f"{name} 3/6  2 images/s  0:03 left",
+        f"{name} 5/6  2 images/s  0:01 left",
+        f"{name} 6/6  2 images/s  0:00 left",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,16 +192,15 @@ def test_masks_of_different_shape_are_refused(pair):
 def test_missing_mask_is_refused(pair):
     prediction, reference = pair(*[np.ones((3, 4), dtype=bool)] * 2)
     with pytest.raises(DataError, match="case case_7: the prediction has no mask; end the post-processing chain"):
-        Dice().rows(prediction.with_mask(None), reference)
+        Dice().rows(replace(prediction, mask=None), reference)
     with pytest.raises(DataError, match="case case_7: the reference has no mask"):
-        Dice().rows(prediction, reference.with_mask(None))
+        Dice().rows(prediction, replace(reference, mask=None))
 
 
 def test_other_case_is_refused(pair):
     prediction, reference = pair(*[np.ones((3, 4), dtype=bool)] * 2)
-    object.__setattr__(prediction, "case_id", "case_8")
     with pytest.raises(DataError, match="case case_7 was given the prediction of case case_8"):
-        Dice().rows(prediction, reference)
+        Dice().rows(replace(prediction, case_id="case_8"), reference)
 
 
 def test_other_classes_are_refused(pair):

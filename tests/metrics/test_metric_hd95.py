@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage
@@ -58,12 +58,12 @@ def test_hd_agrees_with_simpleitk_away_from_the_edge(value_of, dims, percentile)
     prediction, reference = (np.pad(each > 0.02, 2) for each in noise)
     images = []
     for mask in (prediction, reference):
-        images.append(sitk.GetImageFromArray(mask.astype(np.uint8)))
+        images.append(SimpleITK.GetImageFromArray(mask.astype(np.uint8)))
         images[-1].SetSpacing(spacing[::-1])
-    contours = [sitk.LabelContour(image, fullyConnected=False) for image in images]
-    maps = [sitk.SignedMaurerDistanceMap(each, squaredDistance=False, useImageSpacing=True) for each in contours]
-    distances = [np.clip(sitk.GetArrayFromImage(each), 0, None) for each in maps]
-    on_contour = [sitk.GetArrayFromImage(each) > 0 for each in contours]
+    contours = [SimpleITK.LabelContour(image, fullyConnected=False) for image in images]
+    maps = [SimpleITK.SignedMaurerDistanceMap(each, squaredDistance=False, useImageSpacing=True) for each in contours]
+    distances = [np.clip(SimpleITK.GetArrayFromImage(each), 0, None) for each in maps]
+    on_contour = [SimpleITK.GetArrayFromImage(each) > 0 for each in contours]
     there, back = distances[1][on_contour[0]], distances[0][on_contour[1]]
     expected = max(np.percentile(there, percentile), np.percentile(back, percentile))
     assert expected > 0

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 
 from medexp.core.errors import UsageError
 from medexp.metrics.dice import Dice
@@ -20,8 +20,8 @@ def test_iou_of_boxes_is_as_computed_by_hand(value_of, box, shape):
 
 def test_iou_agrees_with_simpleitk(value_of, blobs):
     prediction, reference, spacing = blobs
-    overlap = sitk.LabelOverlapMeasuresImageFilter()
-    overlap.Execute(*(sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in (reference, prediction)))
+    overlap = SimpleITK.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(*(SimpleITK.GetImageFromArray(mask.astype(np.uint8)) for mask in (reference, prediction)))
     assert value_of(IoU(), prediction, reference, spacing=spacing) == pytest.approx(overlap.GetJaccardCoefficient())
 
 

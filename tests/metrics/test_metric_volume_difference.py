@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 
 from medexp.metrics.volume_difference import VolumeDifference
 
 
 def sitk_volume_ml(mask: np.ndarray, spacing: tuple[float, ...]) -> float:
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing(spacing[::-1])
-    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape = SimpleITK.LabelShapeStatisticsImageFilter()
     shape.Execute(image)
     return shape.GetPhysicalSize(1) / 1000
 

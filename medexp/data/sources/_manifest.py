@@ -109,6 +109,7 @@ class Manifest:
         image = self._inside(item["image"])
         case_id = self._case_id(image)
         label = self._inside(item["label"]) if item.get("label") else self.root / "labelsTr" / image.name
+        self._case_id(label)
         per_channel = self._channel_files(image.with_name(case_id), image.name[len(case_id) :])
         split = not image.exists() and per_channel[0].exists()
         return Entry(case_id, per_channel if split else (image,), label)
@@ -117,12 +118,12 @@ class Manifest:
         """A case of version 2 whose files the manifest names."""
         if not isinstance(item, dict) or not isinstance(item.get("images"), list) or "label" not in item:
             raise DataError(f"{self._file} needs {{'images': [...], 'label': ...}} for {case_id}, got {_brief(item)}")
-        images = tuple(map(self._inside, item["images"]))
+        images, label = tuple(map(self._inside, item["images"])), self._inside(item["label"])
         if len(images) != len(self.channels):
             raise DataError(f"{self._file} declares {len(self.channels)} channels, got {len(images)} for {case_id}")
-        for path in images:
+        for path in (*images, label):
             self._case_id(path)
-        return Entry(case_id, images, self._inside(item["label"]))
+        return Entry(case_id, images, label)
 
     def _found(self) -> list[Entry]:
         """The cases of version 2, from the names in imagesTr and labelsTr; a case may lack one of its files."""
@@ -159,10 +160,10 @@ class Manifest:
     def _channel_files(self, prefix: Path, ending: str) -> tuple[Path, ...]:
         return tuple(prefix.with_name(f"{prefix.name}_{n:04d}{ending}") for n in range(len(self.channels)))
 
-    def _case_id(self, image: Path) -> str:
-        case_id = stem(image.name)
+    def _case_id(self, path: Path) -> str:
+        case_id = stem(path.name)
         if not case_id:
-            raise DataError(f"{self._file} needs images named *{' or *'.join(ENDINGS)}, got {image}; convert the image")
+            raise DataError(f"{self._file} needs files named *{' or *'.join(ENDINGS)}, got {path}; convert the file")
         return case_id
 
     def _check_ids(self, entries: list[Entry]) -> None:
@@ -211,10 +212,9 @@ def _labels(content: Mapping[str, Any], path: Path) -> tuple[dict[int, str], dic
     value = content.get("labels")
     if not isinstance(value, dict) or not value:
         raise DataError(f"{path} needs a mapping under 'labels', got {_brief(value)}")
-    by_id = all(isinstance(name, str) for name in value.values())
-    ids = {str(name): _ids(number, path) for number, name in value.items()} if by_id else {}
-    if not by_id:
-        ids = {name: _ids(number, path) for name, number in value.items()}
+    by_id = all(key.isdecimal() for key in value)
+    pairs = [(str(name), number) for number, name in value.items()] if by_id else list(value.items())
+    ids = {name: _ids(number, path) for name, number in pairs}
     if "ignore" in ids:
         raise DataError(
             f"{path} declares an 'ignore' label, which is not supported; give those voxels a label of their own"

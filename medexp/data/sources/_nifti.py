@@ -61,13 +61,7 @@ def read_nifti(
         raise DataError(f"{where}: {path} is missing; restore the file, or take the case out of the dataset")
     try:
         nifti = nib.load(path)
-        if nifti.get_data_dtype().kind not in "iufb":
-            raise DataError(
-                f"{where}: {path} needs one plain number per voxel, got type {nifti.get_data_dtype()} (colour or "
-                f"complex); convert it to grey values, one channel per file"
-            )
-        if header_tolerance_voxels is not None:
-            _check_header(nifti, path, where, header_tolerance_voxels)
+        _check_header(nifti, path, where, header_tolerance_voxels)
         with np.errstate(over="ignore", invalid="ignore"):  # what leaves the range becomes inf, which is refused later
             voxels = np.asarray(nifti.dataobj, dtype=dtype)
     except _UNREADABLE as error:
@@ -84,7 +78,20 @@ def _affine_mm(nifti: Any) -> Affine:
     return affine
 
 
-def _check_header(nifti: Any, path: Path, where: str, tolerance_voxels: float) -> None:
+def _check_header(nifti: Any, path: Path, where: str, tolerance_voxels: float | None) -> None:
+    """Refuse an image that has not three axes of plain numbers, or is unsure of its place in the world."""
+    if nifti.get_data_dtype().kind not in "iufb":
+        raise DataError(
+            f"{where}: {path} needs one plain number per voxel, got type {nifti.get_data_dtype()} (colour or complex); "
+            f"convert it to grey values, one channel per file"
+        )
+    if len(nifti.shape) < 3:
+        raise DataError(f"{where}: {path} needs shape (x, y, z), got {nifti.shape}; give a slice a third axis of 1")
+    if tolerance_voxels is not None:
+        _check_forms(nifti, path, where, tolerance_voxels)
+
+
+def _check_forms(nifti: Any, path: Path, where: str, tolerance_voxels: float) -> None:
     """Refuse a header that states no place in the world, or two different ones."""
     remedy = "correct the header, or accept nibabel's choice (sform before qform) with check_headers=false"
     sform, sform_code = nifti.get_sform(coded=True)

@@ -93,8 +93,8 @@ class MSD:
     def read(self, case: Case) -> Image:
         """Read image and label, and check that they lie on one grid.
 
-        DataError where a file is missing or damaged, shapes, channels or grids differ, a voxel is not finite, or a label
-        is no whole number or not declared.
+        DataError where a file is missing or damaged, shapes, channels or grids differ, a voxel is not finite, or a
+        label is no whole number or not declared.
         """
         pixels, geometry = self._read_image(case)
         mask = self._read_mask(case, geometry) if "mask" in case.references else None

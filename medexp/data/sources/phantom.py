@@ -112,7 +112,7 @@ class Phantom:
         """Read one case; DataError where its file is gone, damaged, or of another shape."""
         path = case.images[0]
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 pixels, mask = file["pixels"], file["mask"]
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(

@@ -1,0 +1,69 @@
+"""The command `medexp`: which subcommand, and how an error is told. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+_COMMANDS = {
+    "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
+    "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
+    "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
+    "doctor": ("medexp.cli.doctor", "doctor", "say what this machine can do"),
+}
+_EXAMPLES = """examples:
+  medexp train experiments/quickstart.yaml            one run on synthetic images, in about a minute
+  medexp train quickstart loss=focal optimizer.lr=0.01  the same with other knobs
+  medexp train -m quickstart loss=dice,focal seed=0..2  a sweep; the same command again does what is left
+  medexp status quickstart                            its runs
+
+`medexp train --help` explains overrides. Exit codes: 0 good, 1 a run failed or a check says FAIL, 2 wrong use."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after `medexp`; those of the process unless given.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from medexp import __version__
+
+        print(f"medexp {__version__}")
+        return 0
+    return _run(words[0], words[1:])
+
+
+def _help() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in _COMMANDS.items()]
+    return "\n".join(["usage: medexp COMMAND [ARGUMENTS]", "", "commands:", *lines, "", _EXAMPLES])
+
+
+def _run(command: str, words: list[str]) -> int:
+    from medexp.core.errors import MedexpError, UsageError, did_you_mean
+
+    try:
+        if command not in _COMMANDS:
+            raise UsageError(f"no command {command}{did_you_mean(command, _COMMANDS)} (known: {', '.join(_COMMANDS)})")
+        module, function, _ = _COMMANDS[command]
+        code: int = getattr(import_module(module), function)(words)
+        return code
+    except MedexpError as error:
+        print(f"medexp {command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"medexp {command}: stopped", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

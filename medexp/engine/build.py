@@ -1,0 +1,154 @@
+"""From a composed configuration to the objects of a run."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from medexp.core.config import comparable
+from medexp.core.errors import UsageError, did_you_mean
+from medexp.core.hashing import hash_plain, hash_tensors
+from medexp.core.instantiate import instantiate
+from medexp.core.record import RunFolder
+from medexp.core.types import Kind
+from medexp.data.module import ImageData
+from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
+from medexp.engine.module import Experiment
+from medexp.engine.process import seed_everything
+from medexp.models.adapter import build_model
+from medexp.post_processing.chain import Chain
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        module: The LightningModule with its initial weights.
+        data: The batches.
+        total_steps: Optimiser steps of the whole training.
+    """
+
+    module: Experiment
+    data: ImageData
+    total_steps: int
+
+    def initial_weights_hash(self) -> str:
+        """Hash of the weights as they are now."""
+        return hash_tensors(self.module.model.state_dict())
+
+
+def build(config: DictConfig) -> Parts:
+    """Build module and data; the initial weights follow from the seed and the model alone.
+
+    Raises:
+        UsageError: Two options do not fit each other, or one refuses its values.
+    """
+    source = instantiate(config.dataset.source, "dataset.source")
+    task = instantiate(config.task, "task", labels=dict(source.labels))
+    accumulate = config.trainer.accumulate
+    steps_per_epoch = config.trainer.steps_per_epoch
+    data: ImageData = instantiate(
+        config.dataset,
+        "dataset",
+        source=source,
+        augmentation=instantiate(config.augmentation, "augmentation"),
+        fold=config.fold,
+        seed=config.seed,
+        batches_per_epoch=None if steps_per_epoch is None else steps_per_epoch * accumulate,
+        accumulate=accumulate,
+        cache_folder=cache_folder(config) / "prepared",
+        identity=hash_plain(comparable(_plain(config.dataset.source))),
+        sample_targets=task.sample_targets,
+    )
+    total_steps = config.trainer.max_steps or config.trainer.max_epochs * data.batches_per_epoch // accumulate
+    seed_everything(config.seed)
+    model = build_model(
+        instantiate(config.model, "model"),
+        spatial_dims=source.spatial_dims,
+        in_channels=len(source.channels),
+        heads=task.heads,
+        image_size=tuple(config.dataset.patch_size),
+    )
+    if config.init_from is not None:
+        load_initial_weights(model, Path(config.init_from), skip=list(config.init_skip))
+    freeze(model, list(config.freeze))
+    module = Experiment(
+        model=model,
+        task=task,
+        optimizer=instantiate(config.optimizer, "optimizer"),
+        schedule=instantiate(config.scheduler, "scheduler"),
+        total_steps=total_steps,
+        inferer=instantiate(config.inferer, "inferer"),
+        post_processing=post_processing(config, takes=task.gives),
+        metrics=list(instantiate(config.metrics, "metrics").values()),
+        seed=config.seed,
+    )
+    return Parts(module=module, data=data, total_steps=total_steps)
+
+
+def cache_folder(config: DictConfig) -> Path:
+    """Folder of prepared cases and generated data."""
+    return Path(config.paths.cache)
+
+
+def post_processing(config: DictConfig, *, takes: Kind) -> Chain:
+    """The chain of steps, in order."""
+    steps = [instantiate(step, f"post_processing.steps[{i}]") for i, step in enumerate(config.post_processing.steps)]
+    return Chain(steps, takes=takes, gives=Kind.MASK)
+
+
+def load_initial_weights(model: torch.nn.Module, run: Path, *, skip: list[str]) -> None:
+    """Copy the last weights of another run into a model.
+
+    Args:
+        model: The model to fill.
+        run: Folder of the other run.
+        skip: Patterns of parameters that keep their initial values.
+
+    Raises:
+        UsageError: Names or shapes differ beyond what is skipped.
+    """
+    newest = CheckpointFolder(RunFolder(run).checkpoints).newest()
+    if newest is None:
+        raise UsageError(f"init_from={run} holds no intact checkpoint; give the folder of a run (the one with run.json)")
+    stored = load_checkpoint(newest)["state_dict"]
+    weights = {name.removeprefix("model."): value for name, value in stored.items() if name.startswith("model.")}
+    own = model.state_dict()
+    wanted = {name for name in own if not any(fnmatch.fnmatch(name, pattern) for pattern in skip)}
+    wrong = sorted(name for name in wanted if name not in weights or weights[name].shape != own[name].shape)
+    if wrong:
+        shown = ", ".join(f"{name} {tuple(weights[name].shape) if name in weights else 'absent'} -> {tuple(own[name].shape)}" for name in wrong[:5])
+        raise UsageError(
+            f"init_from={run} has another architecture or class count in {len(wrong)} parameters ({shown}); "
+            "leave them out with init_skip=[PATTERN,...]"
+        )
+    model.load_state_dict(own | {name: weights[name] for name in wanted})
+
+
+def freeze(model: torch.nn.Module, patterns: list[str]) -> None:
+    """Exclude the parameters that match a pattern from training.
+
+    Raises:
+        UsageError: A pattern matches nothing, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UsageError(f"freeze pattern {pattern} matches no parameter{did_you_mean(pattern, names)}")
+    for name, parameter in model.named_parameters():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"freeze={patterns} leaves no parameter to train")
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,306 @@
+"""One run: resolve, compare with what is recorded, train, judge, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from medexp.core import environment
+from medexp.core.config import comparable
+from medexp.core.errors import RecordError, RunInterrupted, UsageError
+from medexp.core.files import write_text
+from medexp.core.hashing import hash_plain
+from medexp.core.instantiate import instantiate, targets, trust_folders, user_module_file
+from medexp.core.record import Record, RunFolder, Status, changes, now, run_folder
+from medexp.engine.build import Parts, build
+from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
+from medexp.engine.evaluation import CaseFiles, chosen_cases, plain_results, write_evidence
+from medexp.engine.history import History
+from medexp.engine.log import LOGGER, logging_to
+from medexp.engine.precision import check_precision, resolve_precision
+from medexp.engine.process import available_cores, determinism_note, keep_freed_memory, pinned_process
+from medexp.engine.run import Run, load_results_checkpoint
+from medexp.engine.signals import StopRequest
+from medexp.engine.study import Study
+
+_ON_CHANGE = ("refuse", "resume", "new")
+
+
+def train(config: DictConfig) -> Run:
+    """Train, judge and record the experiment of a composed configuration, or find it done already.
+
+    Args:
+        config: As `medexp.compose` returns it.
+
+    Returns:
+        The recorded run.
+
+    Raises:
+        UsageError: An option is wrong or does not fit another.
+        RecordError: The run's folder holds another experiment's run, or another process writes it.
+        RunInterrupted: The process was asked to stop; the state is saved and the same call resumes.
+    """
+    _check(config)
+    keep_freed_memory()
+    trust_folders(config.paths.modules)
+    config = config.copy()
+    study = Study(Path(config.paths.runs), config.study)
+    _pin_threads(config, study)
+    with pinned_process(threads=config.threads, seed=config.seed, deterministic=config.trainer.deterministic):
+        if config.precision == "auto":
+            config.precision = study.pin("precision", lambda: resolve_precision(config, build(config)))
+        folder = run_folder(Path(config.paths.runs), config.study, config.axes)
+        with folder.lock(), logging_to(folder.log):
+            return _Job(config, folder).run()
+
+
+def _check(config: DictConfig) -> None:
+    if config.on_change not in _ON_CHANGE:
+        raise UsageError(f"on_change is one of {', '.join(_ON_CHANGE)}, got {config.on_change}")
+    if config.trainer.checkpoint not in ("last", "best"):
+        raise UsageError(f"trainer.checkpoint is last or best, got {config.trainer.checkpoint}")
+    if config.trainer.checkpoint == "best" and not (
+        config.trainer.checkpoints.keep_best and config.trainer.validate_every_epochs
+    ):
+        raise UsageError(
+            "trainer.checkpoint=best needs trainer.checkpoints.keep_best=true and trainer.validate_every_epochs"
+        )
+    if config.precision != "auto":
+        check_precision(config.precision)
+
+
+def _pin_threads(config: DictConfig, study: Study) -> None:
+    if config.threads == "auto":
+        config.threads = study.pin("threads", lambda: (available_cores(), "all cores of this process"))
+    if config.dataset.workers == "auto":
+        cores = available_cores()
+        config.dataset.workers = study.pin(
+            "workers", lambda: (max(0, min(8, cores - 1)), f"one core fewer than the {cores} of this process, at most 8")
+        )
+
+
+class _Job:
+    """One run under its lock."""
+
+    def __init__(self, config: DictConfig, folder: RunFolder) -> None:
+        self.config = config
+        self.folder = folder
+        self.plain = _plain(config)
+        self.parts = build(config)
+        self.record = self._new_record()
+        self.stop = StopRequest()
+
+    def run(self) -> Run:
+        """Find the run done, or do what is left of it."""
+        if self._is_done():
+            LOGGER.info(
+                "finished already with the same configuration, code and data: %s; nothing to do", self.folder.path
+            )
+            return Run(self.folder.path)
+        self._write_start()
+        with self._recorded(), self.stop.listening():
+            self._fit()
+            self._judge()
+        LOGGER.info("recorded in %s", self.folder.path)
+        return Run(self.folder.path)
+
+    def _new_record(self) -> Record:
+        config, data = self.config, self.parts.data
+        modules = {user_module_file(target) for _, target in targets(config)} - {None}
+        n_samples = self.parts.total_steps * config.trainer.accumulate * data.batch_size
+        packages = environment.versions()
+        return Record(
+            study=config.study,
+            axes=dict(config.axes),
+            versions=packages,
+            hardware=environment.hardware(),
+            threads=config.threads,
+            precision=config.precision,
+            part=data.parts.evaluated[0],
+            metrics={metric.name: metric.definition() for metric in self.parts.module.metrics},
+            started=now(),
+            fingerprint={
+                "config": hash_plain(comparable(self.plain)),
+                "code": environment.code([path for path in modules if path is not None]),
+                "data": data.hash,
+                "split": data.parts.hash,
+                "environment": {name: value for name, value in packages.items() if name != "medexp"},
+                "initial_weights": self.parts.initial_weights_hash(),
+                "data_order": data.order.hash(n_samples),
+            },
+        )
+
+    def _is_done(self) -> bool:
+        """Compare with the recorded run; afterwards the folder is free, or holds this very run."""
+        if not self.folder.exists:
+            return False
+        old = self.folder.read()
+        found = changes(old, _plain(OmegaConf.load(self.folder.config)), self.record, self.plain)
+        if not found:
+            self._continue(old)
+            return old.status is Status.FINISHED
+        if self.config.on_change == "refuse":
+            listed = "\n  ".join(found)
+            raise RecordError(
+                f"{self.folder.path} holds a {old.status.value} run of another experiment; what differs:\n  {listed}\n"
+                "Give the change on the command line (it becomes a folder of its own), or choose on_change=resume (go on "
+                "with the change) or on_change=new (start anew, the old folder is kept under another name)"
+            )
+        if self.config.on_change == "new":
+            self._set_aside()
+        else:
+            self._continue(old)
+            self.record.notes.append("resumed with changes: " + "; ".join(found))
+        return False
+
+    def _continue(self, old: Record) -> None:
+        self.record.started, self.record.seconds, self.record.notes = old.started, old.seconds, list(old.notes)
+
+    def _set_aside(self) -> None:
+        """Keep the old run under another name; the lock and the log stay."""
+        kept = self.folder.path.with_name(f"{self.folder.path.name}.before-{now().replace(':', '')}")
+        kept.mkdir()
+        for item in self.folder.path.iterdir():
+            if item.name not in (".lock", "log.txt"):
+                item.rename(kept / item.name)
+        LOGGER.info("the old run is kept in %s", kept)
+
+    def _write_start(self) -> None:
+        write_text(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.plain)))
+        self.record.determinism = determinism_note(
+            device=_device(self.config), deterministic=self.config.trainer.deterministic
+        )
+        state = environment.git_state(Path.cwd())
+        if state:
+            self.record.fingerprint["commit"] = state["commit"]
+            write_text(self.folder.path / "code.diff", state["diff"])
+        self.folder.write(self.record)
+        data = self.parts.data
+        LOGGER.info(
+            "%s: %d training cases, %d %s cases, %d steps, %s, %d threads, %d workers",
+            self.folder.path,
+            len(data.parts.train),
+            len(data.parts.evaluated[1]),
+            data.parts.evaluated[0],
+            self.parts.total_steps,
+            self.config.precision,
+            self.config.threads,
+            self.config.dataset.workers,
+        )
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Let the record say how the run ended, whatever happens."""
+        try:
+            yield
+        except (RunInterrupted, KeyboardInterrupt, SystemExit) as error:
+            self._end(Status.KILLED, str(error) or type(error).__name__)
+            raise
+        except BaseException as error:
+            LOGGER.debug("failed", exc_info=True)
+            self._end(Status.FAILED, f"{type(error).__name__}: {error}")
+            raise
+        else:
+            self._end(Status.FINISHED, None)
+
+    def _end(self, status: Status, error: str | None) -> None:
+        self.record.status, self.record.error, self.record.ended = status, error, now()
+        self.folder.write(self.record)
+
+    def _fit(self) -> None:
+        newest = CheckpointFolder(self.folder.checkpoints).newest()
+        history = History(self.folder)
+        trainer = self._trainer([history, *self._callbacks()])
+        if newest is not None:
+            LOGGER.info("resuming from %s", newest.name)
+        with self._timed("training"):
+            self.parts.data.prepare_data()
+            trainer.fit(self.parts.module, datamodule=self.parts.data, ckpt_path=newest, weights_only=True)
+            history.flush()
+            history.write_csv()
+
+    def _judge(self) -> None:
+        data, module = self.parts.data, self.parts.module
+        checkpoint = load_results_checkpoint(module, self.folder, choice=self.config.trainer.checkpoint)
+        part, cases = data.parts.evaluated
+        overlays = self.config.overlays
+        wanted = overlays if isinstance(overlays, int) else list(overlays)
+        files = CaseFiles(
+            folder=self.folder,
+            drawn=chosen_cases(wanted, [case.case_id for case in cases]),
+            save_predictions=self.config.save_predictions,
+            stop=self.stop,
+        )
+        with self._timed("evaluation"):
+            self._trainer([files, *self._user_callbacks()]).test(module, datamodule=data, verbose=False)
+        write_evidence(module.evidence, self.folder, part=part)
+        self.record.results = plain_results(module.results())
+        self.record.checkpoint = f"{self.config.trainer.checkpoint}: {checkpoint.name}"
+        if self.config.trainer.checkpoint == "best":
+            self.record.notes.append(f"biased: the checkpoint was chosen on the {part} cases that are reported")
+        for name, by_label in self.record.results.items():
+            shown = "  ".join(f"{label} {_shown(value)}" for label, value in by_label.items())
+            LOGGER.info("%s %s: %s", part, name, shown)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = self.record.seconds.get(phase, 0.0) + time.monotonic() - begin
+            self.record.seconds[phase] = round(spent, 1)
+
+    def _callbacks(self) -> list[pl.Callback]:
+        checkpoints = Checkpoints(
+            **_plain(self.config.trainer.checkpoints), folder=self.folder.checkpoints, stop=self.stop
+        )
+        return [*self._user_callbacks(), checkpoints]
+
+    def _user_callbacks(self) -> list[pl.Callback]:
+        return [instantiate(node, f"callbacks.{name}") for name, node in self.config.callbacks.items()]
+
+    def _trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
+        knobs = self.config.trainer
+        steps_per_epoch = self.parts.data.batches_per_epoch // knobs.accumulate
+        return pl.Trainer(
+            accelerator=knobs.accelerator,
+            devices=knobs.devices,
+            precision=self.config.precision,
+            max_epochs=-(-self.parts.total_steps // steps_per_epoch),
+            max_steps=self.parts.total_steps,
+            accumulate_grad_batches=knobs.accumulate,
+            gradient_clip_val=knobs.gradient_clip_norm,
+            limit_val_batches=1.0 if knobs.validate_every_epochs else 0,
+            check_val_every_n_epoch=knobs.validate_every_epochs or 1,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            plugins=[VerifiedCheckpointIO()],
+            logger=False,
+            enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.folder.path,
+        )
+
+
+def _device(config: DictConfig) -> str:
+    import torch
+
+    return "cuda" if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,86 @@
+"""Settings of the process that computes: memory, threads, random numbers, deterministic algorithms."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEEP_BYTES = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory in the process instead of giving each large block back to the system.
+
+    A 3D network frees and takes hundreds of megabytes in each step; page faults then cost as much as the convolutions.
+
+    Returns:
+        Whether the allocator took the setting; False where it is not glibc's.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch; 0 is a seed like any other."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def step_seed(seed: int, batch: int) -> int:
+    """Seed of torch's generator for one training batch, so that a resumed run draws what an undisturbed one does."""
+    return int(np.random.SeedSequence((seed, 2, batch)).generate_state(1, np.uint64)[0] % 2**63)
+
+
+@contextmanager
+def pinned_process(*, threads: int, seed: int, deterministic: bool) -> Iterator[None]:
+    """Threads, seeds and deterministic algorithms for the time of a run, restored afterwards.
+
+    Args:
+        threads: Threads of torch's operations; one and two threads differ bitwise.
+        seed: Seed of all generators.
+        deterministic: Choose deterministic algorithms where there are some.
+    """
+    threads_before, algorithms_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_before = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(threads)
+    seed_everything(seed)
+    # On CUDA max-pooling, trilinear upsampling and adaptive pooling in 3D have no deterministic backward: the record says so.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.use_deterministic_algorithms(algorithms_before, warn_only=warn_before)
+
+
+def determinism_note(*, device: str, deterministic: bool) -> str:
+    """What two runs of one configuration have in common, for the record."""
+    if device == "cpu":
+        return "bitwise on the same processor type with the same threads and versions"
+    if deterministic:
+        return (
+            "deterministic algorithms where CUDA has them; not bitwise with max-pooling, trilinear upsampling or "
+            "adaptive pooling in 3D"
+        )
+    return "none asked for"
