@@ -154,7 +154,11 @@ class Composer:
             if isinstance(option, list) and group not in _SEVERAL:
                 raise UsageError(f"{group} takes one option, got {option}")
             for name in map(str, option if isinstance(option, list) else [option]):
-                if name not in names and name != "null" and (self.experiment is None or name != _inline_name(self.experiment)):
+                if (
+                    name not in names
+                    and name != "null"
+                    and (self.experiment is None or name != _inline_name(self.experiment))
+                ):
                     raise UsageError(
                         f"{group}={name}: no such option{did_you_mean(name, names)} (known: {', '.join(names)})"
                     )

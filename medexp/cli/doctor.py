@@ -126,6 +126,9 @@ def allocator_note(*, libc: str, preloaded: str) -> str:
     Args:
         libc: Name of the C library.
         preloaded: Value of LD_PRELOAD.
+
+    Returns:
+        One line.
     """
     other = next((name for name in ("jemalloc", "tcmalloc", "mimalloc") if name in preloaded), None)
     if other:
@@ -207,6 +210,9 @@ def folder_findings(role: str, facts: Mapping[str, Any]) -> list[Finding]:
     Args:
         role: "runs" or "cache"; also the option that moves the folder.
         facts: The keys `folder`, `free_gib` and `writable`.
+
+    Returns:
+        At most one finding.
     """
     if not facts["writable"]:
         what = f"the {role} folder {facts['folder']} cannot be written"
@@ -222,6 +228,9 @@ def shared_memory_findings(total_gib: float) -> list[Finding]:
 
     Args:
         total_gib: Size of /dev/shm.
+
+    Returns:
+        At most one finding.
     """
     if total_gib >= _SHARED_MEMORY_NEEDED_GIB:
         return []
@@ -238,6 +247,9 @@ def wandb_login(*, environment: Mapping[str, str], home: Path, folder: Path) -> 
         environment: Environment variables.
         home: The user's home folder.
         folder: The working directory, whose `wandb/settings` overrides the user's.
+
+    Returns:
+        `logged_in`, the `source` of the login (a variable or a file), `host` and `mode`.
     """
     settings = _wandb_settings(environment, home=home, folder=folder)
     host = environment.get("WANDB_BASE_URL") or settings.get("base_url") or "https://api.wandb.ai"

@@ -68,7 +68,9 @@ def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
         if isinstance(body.get(group), dict) and "_target_" in body[group] and group != "post_processing"
     }
     for group in inline.keys() & choices.keys():
-        raise UsageError(f"{path} chooses {group}={choices[group]} and defines {group} with a _target_ of its own; keep one")
+        raise UsageError(
+            f"{path} chooses {group}={choices[group]} and defines {group} with a _target_ of its own; keep one"
+        )
     return Experiment(path=path, name=path.stem, choices=choices, inline=inline, body=body)
 
 

@@ -49,7 +49,9 @@ def find_experiment(name: str) -> Path:
 def experiment_names() -> list[str]:
     """Names of the experiments that are found without a path."""
     folders = (Path("experiments"), experiments_folder())
-    return sorted({str(file.relative_to(folder).with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")})
+    return sorted(
+        {str(file.relative_to(folder).with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
+    )
 
 
 def option_names(group: str, folders: Iterable[Path]) -> list[str]:

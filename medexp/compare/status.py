@@ -46,7 +46,9 @@ def study_folder(name: str, runs: Path) -> Path:
         if folder.is_dir():
             return folder
     known = [item.name for item in runs.iterdir() if item.is_dir()] if runs.is_dir() else []
-    raise UsageError(f"no study {name} under {runs}{did_you_mean(name, known)} (known: {', '.join(sorted(known)) or 'none'})")
+    raise UsageError(
+        f"no study {name} under {runs}{did_you_mean(name, known)} (known: {', '.join(sorted(known)) or 'none'})"
+    )
 
 
 def read_study(folder: Path) -> Iterator[RunState]:

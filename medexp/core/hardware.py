@@ -102,6 +102,9 @@ def cgroup_cores(*, own: Path = _OWN_CGROUP, root: Path = _CGROUPS) -> float | N
     Args:
         own: File that names the process's own groups, one line `number:controllers:path` each.
         root: Where the groups are mounted.
+
+    Returns:
+        Cores, which may be a fraction.
     """
     quotas = []
     for folder in _cgroup_folders("cpu", own=own, root=root):
@@ -120,6 +123,9 @@ def cgroup_memory_bytes(*, own: Path = _OWN_CGROUP, root: Path = _CGROUPS) -> in
     Args:
         own: File that names the process's own groups, one line `number:controllers:path` each.
         root: Where the groups are mounted.
+
+    Returns:
+        The tightest limit.
     """
     limits = []
     for folder in _cgroup_folders("memory", own=own, root=root):

@@ -119,7 +119,9 @@ class RunFolder:
         except json.JSONDecodeError as error:
             raise RecordError(f"{file} is damaged: {error}; restore it or move the folder away") from None
         if stored.get("schema_version") != SCHEMA_VERSION:
-            raise RecordError(f"{file} has schema version {stored.get('schema_version')}, this medexp reads {SCHEMA_VERSION}")
+            raise RecordError(
+                f"{file} has schema version {stored.get('schema_version')}, this medexp reads {SCHEMA_VERSION}"
+            )
         known = {item.name for item in fields(Record)}
         record = Record(**{key: value for key, value in stored.items() if key in known})
         record.status = Status(record.status)

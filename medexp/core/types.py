@@ -148,7 +148,9 @@ class Prediction:
     def binary(self, structure: StructureClass) -> np.ndarray:
         """Boolean mask of one class, without the voxels that nobody annotated."""
         if self.mask is None:
-            raise ValueError(f"case {self.case_id} has no mask yet; end the post-processing chain with a step that makes one")
+            raise ValueError(
+                f"case {self.case_id} has no mask yet; end the post-processing chain with a step that makes one"
+            )
         return self.mask[structure.layer] == structure.value
 
 

@@ -147,7 +147,9 @@ def cut_patch(
         region = F.grid_sample(region[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         if labels is not None:
             # Label ids below 2^24 are exact in fp32, and the nearest neighbour makes no new values.
-            nearest = F.grid_sample(labels[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+            nearest = F.grid_sample(
+                labels[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+            )
             labels = nearest[0].to(labels.dtype)
     if drawn.axes_flipped:
         axes = [axis + 1 for axis in drawn.axes_flipped]

@@ -58,9 +58,7 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
             foreground_fraction=self.foreground_fraction,
         )
         drawn = self.augmentation.draw(random, len(self.patch_size))
-        pixels, mask = cut_patch(
-            prepared.pixels, prepared.mask, center=center, patch_size=self.patch_size, drawn=drawn
-        )
+        pixels, mask = cut_patch(prepared.pixels, prepared.mask, center=center, patch_size=self.patch_size, drawn=drawn)
         annotation = Annotation(mask=None if mask is None else mask.numpy())
         return case.case_id, pixels, self.sample_targets(annotation)
 

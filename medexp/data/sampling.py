@@ -53,7 +53,13 @@ class StreamBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, *, batch_size: int, batches_per_epoch: int, position: Callable[[], int], rank: int = 0, world_size: int = 1
+        self,
+        *,
+        batch_size: int,
+        batches_per_epoch: int,
+        position: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch

@@ -48,7 +48,9 @@ class Parts:
     @property
     def hash(self) -> str:
         """Hash of the case ids of each part."""
-        return hash_plain({name: sorted(case.case_id for case in getattr(self, name)) for name in ("train", "val", "test")})
+        return hash_plain(
+            {name: sorted(case.case_id for case in getattr(self, name)) for name in ("train", "val", "test")}
+        )
 
 
 class Split(Protocol):

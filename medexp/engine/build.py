@@ -116,14 +116,19 @@ def load_initial_weights(model: torch.nn.Module, run: Path, *, skip: list[str]) 
     """
     newest = CheckpointFolder(RunFolder(run).checkpoints).newest()
     if newest is None:
-        raise UsageError(f"init_from={run} holds no intact checkpoint; give the folder of a run (the one with run.json)")
+        raise UsageError(
+            f"init_from={run} holds no intact checkpoint; give the folder of a run (the one with run.json)"
+        )
     stored = load_checkpoint(newest)["state_dict"]
     weights = {name.removeprefix("model."): value for name, value in stored.items() if name.startswith("model.")}
     own = model.state_dict()
     wanted = {name for name in own if not any(fnmatch.fnmatch(name, pattern) for pattern in skip)}
     wrong = sorted(name for name in wanted if name not in weights or weights[name].shape != own[name].shape)
     if wrong:
-        shown = ", ".join(f"{name} {tuple(weights[name].shape) if name in weights else 'absent'} -> {tuple(own[name].shape)}" for name in wrong[:5])
+        shown = ", ".join(
+            f"{name} {tuple(weights[name].shape) if name in weights else 'absent'} -> {tuple(own[name].shape)}"
+            for name in wrong[:5]
+        )
         raise UsageError(
             f"init_from={run} has another architecture or class count in {len(wrong)} parameters ({shown}); "
             "leave them out with init_skip=[PATTERN,...]"

@@ -35,7 +35,9 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             write_atomic(target, lambda stream: torch.save(checkpoint, stream))
             read = load_checkpoint(target)
         except (OSError, RecordError) as error:
-            raise MedexpError(f"checkpoint {target} could not be written: {error}; check space and permissions") from error
+            raise MedexpError(
+                f"checkpoint {target} could not be written: {error}; check space and permissions"
+            ) from error
         if read.keys() != checkpoint.keys():
             raise MedexpError(f"checkpoint {target} lost {sorted(checkpoint.keys() - read.keys())} in writing")
 
@@ -77,7 +79,9 @@ class CheckpointFolder:
 
     def newest(self) -> Path | None:
         """The newest checkpoint whose checksum is right, or None; damaged ones are passed over."""
-        entries = [(entry["step"], entry["batch"], name) for name, entry in self.index().items() if entry["role"] == "last"]
+        entries = [
+            (entry["step"], entry["batch"], name) for name, entry in self.index().items() if entry["role"] == "last"
+        ]
         for _, _, name in sorted(entries, reverse=True):
             if self.is_intact(name):
                 return self.path / name
@@ -188,7 +192,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         """Write a checkpoint, record its checksum, and remove what is no longer kept."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         name = f"step{trainer.global_step:08d}-batch{batches:08d}.ckpt"
-        trainer.save_checkpoint(self.folder.path / name)
+        trainer.save_checkpoint(self.folder.path / name, weights_only=False)
         self.folder.add(name, role="last", step=trainer.global_step, batch=batches)
         self.folder.keep(role="last", count=self.keep_last)
         self._saved_at = time.monotonic()
@@ -201,7 +205,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
             return
         self._best = score
         name = f"best-step{trainer.global_step:08d}.ckpt"
-        trainer.save_checkpoint(self.folder.path / name)
+        trainer.save_checkpoint(self.folder.path / name, weights_only=False)
         batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         self.folder.add(name, role="best", step=trainer.global_step, batch=batches, score=score)
         self.folder.keep(role="best", count=1)

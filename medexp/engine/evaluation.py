@@ -74,7 +74,9 @@ def chosen_cases(wanted: int | Sequence[str], case_ids: Sequence[str]) -> list[s
         return [ordered[round(place)] for place in places]
     for name in wanted:
         if name not in ordered:
-            raise UsageError(f"overlays names case {name}, which is not judged in this fold{did_you_mean(name, ordered)}")
+            raise UsageError(
+                f"overlays names case {name}, which is not judged in this fold{did_you_mean(name, ordered)}"
+            )
     return list(wanted)
 
 

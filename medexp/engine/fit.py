@@ -81,7 +81,8 @@ def _pin_threads(config: DictConfig, study: Study) -> None:
     if config.dataset.workers == "auto":
         cores = available_cores()
         config.dataset.workers = study.pin(
-            "workers", lambda: (max(0, min(8, cores - 1)), f"one core fewer than the {cores} of this process, at most 8")
+            "workers",
+            lambda: (max(0, min(8, cores - 1)), f"one core fewer than the {cores} of this process, at most 8"),
         )
 
 

@@ -34,12 +34,19 @@ class History(pl.Callback):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self._pending: list[dict[str, Any]] = []
+        self._lr = float("nan")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop the rows behind the point that training starts from."""
         trained = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         rows = [row for row in read_steps(self.folder.steps) if row["batch"] < trained]
         write_text(self.folder.steps, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Remember the learning rate of this batch; when it ends, the schedule has moved on."""
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -50,7 +57,7 @@ class History(pl.Callback):
                 "batch": trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1,
                 "step": trainer.global_step,
                 "epoch": trainer.current_epoch,
-                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                "lr": self._lr,
                 "images": len(batch.case_ids),
                 "loss": outputs["value"],
                 "terms": outputs["terms"],
@@ -64,7 +71,9 @@ class History(pl.Callback):
         self.flush()
         self.write_csv()
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Every batch that a checkpoint has seen is on disk before it is."""
         self.flush()
 
@@ -125,7 +134,9 @@ def epoch_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         line = epochs.setdefault(row["epoch"], {"epoch": row["epoch"]})
         line["step"] = row["step"]
         if "validation" in row:
-            line |= {f"val/{name}/{label}": value for name, by in row["validation"].items() for label, value in by.items()}
+            line |= {
+                f"val/{name}/{label}": value for name, by in row["validation"].items() for label, value in by.items()
+            }
             continue
         line["lr"] = row["lr"]
         losses.setdefault(row["epoch"], []).append({"train/loss": row["loss"]} | _prefixed(row["terms"]))

@@ -31,27 +31,35 @@ def logging_to(path: Path) -> Iterator[None]:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler(sys.stdout)
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    lightning = [logging.getLogger(name) for name in _LIGHTNING]
-    before = (LOGGER.level, LOGGER.propagate, [(logger.level, logger.propagate) for logger in lightning])
+    medexp = LOGGER.level, LOGGER.propagate
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     for handler in (file, terminal):
         LOGGER.addHandler(handler)
-    for logger in lightning:
-        logger.addHandler(file)
-        logger.propagate = False
     try:
-        with warnings.catch_warnings():
+        with _only_to(file), warnings.catch_warnings():
             for advice in _ADVICE:
                 warnings.filterwarnings("ignore", message=advice)
             yield
     finally:
-        LOGGER.setLevel(before[0])
-        LOGGER.propagate = before[1]
-        for logger, (level, propagate) in zip(lightning, before[2], strict=True):
-            logger.removeHandler(file)
-            logger.setLevel(level)
-            logger.propagate = propagate
+        LOGGER.setLevel(medexp[0])
+        LOGGER.propagate = medexp[1]
         for handler in (file, terminal):
             LOGGER.removeHandler(handler)
         file.close()
+
+
+@contextmanager
+def _only_to(file: logging.Handler) -> Iterator[None]:
+    """Let Lightning write to the file and not to the terminal."""
+    loggers = [logging.getLogger(name) for name in _LIGHTNING]
+    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers[:] = [file]
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.propagate = propagate

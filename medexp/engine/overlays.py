@@ -141,6 +141,9 @@ def overlay_figure(
         filled: Areas instead of contours.
         channel: The image channel that is shown.
 
+    Returns:
+        The figure, without a canvas.
+
     Raises:
         UsageError: The image has no such channel.
         DataError: A mask is missing, or not on the image's grid.

@@ -101,6 +101,9 @@ def total_steps(
         max_epochs: Limit in epochs; None or -1 for none.
         batches_per_epoch: Batches in an epoch; infinite for a stream.
         accumulate: Batches whose gradients make one step; an epoch's last step may have fewer.
+
+    Returns:
+        Number of steps.
     """
     limits = [max_steps] if max_steps > 0 else []
     if max_epochs is not None and max_epochs > 0 and math.isfinite(batches_per_epoch):
@@ -115,6 +118,9 @@ def total_epochs(*, steps: int | None, batches_per_epoch: int | float, accumulat
         steps: Optimiser steps of the whole run.
         batches_per_epoch: Batches in an epoch; infinite for a stream.
         accumulate: Batches whose gradients make one step.
+
+    Returns:
+        Number of epochs, the last perhaps cut short.
     """
     if steps is None or not math.isfinite(batches_per_epoch):
         return None

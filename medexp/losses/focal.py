@@ -27,7 +27,9 @@ class Focal(nn.Module):
         if sigmoid and not include_background:
             raise UsageError("loss.include_background=false has no meaning for overlapping regions; set it to true")
         if alpha is not None and not sigmoid and not include_background:
-            raise UsageError("loss.alpha weighs foreground against background; with include_background=false set it to null")
+            raise UsageError(
+                "loss.alpha weighs foreground against background; with include_background=false set it to null"
+            )
         if gamma < 0:
             raise UsageError(f"loss.gamma needs a value >= 0, got {gamma}")
         self.sigmoid = sigmoid

@@ -96,7 +96,9 @@ class SemanticSegmentation(Task):
                 raise DataError(f"case {image.case.case_id} has no reference; it cannot be evaluated")
             mask = _mask_of(image.annotation)
             valid = None if self.ignore_index is None else mask != self.ignore_index
-            layers = self._layers(np.where(mask == self.ignore_index, 0, mask) if self.ignore_index is not None else mask)
+            layers = self._layers(
+                np.where(mask == self.ignore_index, 0, mask) if self.ignore_index is not None else mask
+            )
             references.append(self._prediction(image, mask=layers, valid=valid))
         return references
 
@@ -125,7 +127,9 @@ class SemanticSegmentation(Task):
 
 def _mask_of(annotation: Annotation) -> Integer[np.ndarray, "*spatial"]:
     if annotation.mask is None:
-        raise DataError("semantic segmentation needs a mask, and the dataset gives none; choose another task or dataset")
+        raise DataError(
+            "semantic segmentation needs a mask, and the dataset gives none; choose another task or dataset"
+        )
     return annotation.mask
 
 

@@ -130,6 +130,11 @@ def test_a_container_that_sees_its_hosts_path_reads_the_root(tmp_path: Path) -> 
     assert cgroup_cores(**places) == 2.0
 
 
+def test_version_1_writes_no_limit_as_a_huge_number(tmp_path: Path) -> None:
+    places = groups(tmp_path, "4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"})
+    assert cgroup_memory_bytes(**places) is None
+
+
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cgroup_cores(own=tmp_path / "none", root=tmp_path) is None
     assert cgroup_memory_bytes(own=tmp_path / "none", root=tmp_path) is None

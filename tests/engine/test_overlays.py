@@ -165,7 +165,7 @@ def test_what_nobody_annotated_is_no_foreground() -> None:
     mask = rectangle((30, 30, 30), slice(2, 28), slice(2, 5), slice(2, 28), value=255)
     mask[0, 20, 20, 20] = 1
     figure = overlay_figure(image, predicted(image, mask), predicted(image, mask), filled=True)
-    assert figure.axes[0].get_ylabel() == "axis 0 slice 20"
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["axis 0 slice 20", "axis 1 slice 20", "axis 2 slice 20"]
 
 
 def test_lengths_are_true_to_the_spacing_and_share_one_scale() -> None:

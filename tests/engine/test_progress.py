@@ -279,10 +279,17 @@ def test_a_terminal_shows_how_far_the_validation_is(tmp_path: Path, clock: Clock
 def test_a_narrow_terminal_cuts_the_line_and_does_not_wrap_it(tmp_path: Path, clock: Clock) -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=40, _environ={})
-    callback = Progress(metric="[bold]dice", console=console)
+    callback = Progress(metric="dice", console=console)
     trainer(callback, tmp_path, max_epochs=1).fit(Module(on_batch=clock.tick(1.0)), Batches(3))
     assert all(len(line) <= 40 for line in drawn(stream))
     assert drawn(stream)[-1].startswith("epoch 1/1  step 3/3  loss 2.5")
+
+
+def test_brackets_in_a_metrics_name_are_no_markup(tmp_path: Path, clock: Clock) -> None:
+    console, stream = terminal()
+    callback = Progress(metric="dice[bold]", console=console)
+    trainer(callback, tmp_path, max_epochs=1).fit(Module(on_batch=clock.tick(1.0)), Batches(3))
+    assert "dice[bold] -" in drawn(stream)[-1]
 
 
 def test_after_a_resume_the_rate_counts_only_new_steps(tmp_path: Path, clock: Clock) -> None:
