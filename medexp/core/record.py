@@ -123,8 +123,8 @@ class RunFolder:
                 f"{file} has schema version {stored.get('schema_version')}, this medexp reads {SCHEMA_VERSION}"
             )
         known = {item.name for item in fields(Record)}
+        stored["status"] = Status(stored["status"])
         record = Record(**{key: value for key, value in stored.items() if key in known})
-        record.status = Status(record.status)
         if record.status is Status.RUNNING and not self.is_locked():
             record.status = Status.KILLED
         return record
@@ -178,7 +178,7 @@ def axes_name(axes: Mapping[str, str]) -> str:
     """
     from medexp.core.hashing import hash_text
 
-    name = ",".join(f"{key}={quote(value, safe='.[] :')}" for key, value in sorted(axes.items())) or "default"
+    name = ",".join(f"{key}={quote(value, safe='.[] :,')}" for key, value in sorted(axes.items())) or "default"
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}~{hash_text(name)[:12]}"

@@ -16,6 +16,9 @@ from medexp.core.geometry import Geometry, Placement
 if TYPE_CHECKING:
     import torch
 
+# What a target holds where nobody annotated; no class index and no region has this value.
+UNANNOTATED = -1
+
 
 class Kind(StrEnum):
     """What a prediction holds; a post-processing step says which it takes and which it gives."""

@@ -140,10 +140,12 @@ def cut_patch(
     is_plain = np.array_equal(drawn.matrix, np.eye(len(size)))
     window = size if is_plain else np.ceil(np.abs(drawn.matrix) @ size).astype(int) + 2
     start = np.floor(np.array(center) - (window - 1) / 2 + 0.5).astype(int)
+    # A window of whole voxels may lie half a voxel beside the centre.
+    offset = np.array(center) - (start + (window - 1) / 2)
     region = _read_window(pixels, start, window)
     labels = None if mask is None else _read_window(mask[None], start, window)
     if not is_plain:
-        grid = _sampling_grid(drawn.matrix, patch_size, tuple(window))
+        grid = _sampling_grid(drawn.matrix, patch_size, tuple(map(int, window)), offset)
         region = F.grid_sample(region[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         if labels is not None:
             # Label ids below 2^24 are exact in fp32, and the nearest neighbour makes no new values.
@@ -170,13 +172,16 @@ def _read_window(array: np.ndarray, start: np.ndarray, size: np.ndarray) -> Tens
     return torch.from_numpy(window)
 
 
-def _sampling_grid(matrix: np.ndarray, patch_size: tuple[int, ...], window: tuple[int, ...]) -> Tensor:
-    """Grid of normalised coordinates for `grid_sample`: each patch voxel's place in a window with the same centre."""
+def _sampling_grid(
+    matrix: np.ndarray, patch_size: tuple[int, ...], window: tuple[int, ...], offset: np.ndarray
+) -> Tensor:
+    """Grid of normalised coordinates for `grid_sample`: each patch voxel's place in a window, `offset` from its centre."""
     dims = len(patch_size)
     # affine_grid maps normalised patch coordinates; scale by sizes turns them to voxels and back.
     normalised = matrix * np.array(patch_size)[None, :] / np.array(window)[:, None]
     theta = torch.zeros(1, dims, dims + 1)
     theta[0, :, :dims] = torch.from_numpy(normalised[::-1, ::-1].copy())
+    theta[0, :, dims] = torch.from_numpy((2 * offset / np.array(window))[::-1].copy())
     return F.affine_grid(theta, [1, 1, *patch_size], align_corners=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from medexp.core.resample import resize_linear, resize_nearest
 from medexp.core.types import Image
 
 
+@runtime_checkable
 class Normalisation(Protocol):
     """Brings the intensities of an image to a common scale."""
 

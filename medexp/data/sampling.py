@@ -106,7 +106,7 @@ def draw_center(
     choice = random.random(2)
     low = np.array([(size - 1) / 2 for size in patch_size])
     high = np.array([n - 1 for n in shape]) - low
-    center = low + uniform * (high - low)
+    center = low + np.floor(uniform * (high - low + 1))
     if centred and len(foreground):
         labels = np.unique(foreground[:, 0])
         rows = foreground[foreground[:, 0] == labels[int(choice[0] * len(labels))]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class Parts:
         )
 
 
+@runtime_checkable
 class Split(Protocol):
     """Divides the cases of a dataset."""
 

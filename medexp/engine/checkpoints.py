@@ -115,6 +115,26 @@ class CheckpointFolder:
             (self.path / name).unlink(missing_ok=True)
 
 
+def begin_next_epoch(fit_loop: dict[str, Any]) -> None:
+    """Change the state of Lightning's loops from the end of an epoch to the start of the next one.
+
+    Lightning 2.6.6 counts an epoch twice when it resumes from a state that was saved at the epoch's end after a
+    validation; from this state it starts the next epoch at its first batch.
+
+    Args:
+        fit_loop: State of the fit loop in a checkpoint, changed in place.
+    """
+    for progress in fit_loop["epoch_progress"].values():
+        progress["completed"] = progress["processed"]
+    steps = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    within_epoch = [fit_loop["epoch_loop.batch_progress"], fit_loop["epoch_loop.scheduler_progress"], *steps.values()]
+    for progress in within_epoch:
+        progress["current"] = dict.fromkeys(progress["current"], 0)
+    fit_loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    validation = fit_loop["epoch_loop.val_loop.batch_progress"]
+    validation["total"] = dict.fromkeys(validation["total"], 0)
+
+
 class Checkpoints(pl.callbacks.Checkpoint):
     """Saves at the end of training and, in between, by steps, minutes or epochs, always between two optimiser steps.
 
@@ -150,6 +170,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.stop = stop
         self._saved_at = time.monotonic()
         self._best: float | None = None
+        self._between_epochs = False
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""
@@ -158,6 +179,13 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best score so far from a checkpoint."""
         self._best = state_dict["best"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let a checkpoint between two epochs say that the next epoch has not begun."""
+        if self._between_epochs:
+            begin_next_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over from Lightning, which would stop between two optimiser steps without saving."""
@@ -184,7 +212,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
         by_epoch = self.every_epochs is not None and (trainer.current_epoch + 1) % self.every_epochs == 0
         is_end = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step >= trainer.max_steps > 0
         if by_epoch or is_end or self._is_due(trainer) or self.stop.requested:
+            self._between_epochs = True
             self.save(trainer)
+            self._between_epochs = False
         if not is_end:
             self._stop_if_asked(trainer)
 

@@ -15,6 +15,7 @@ from medexp.core import environment
 from medexp.core.config import comparable
 from medexp.core.errors import RecordError, RunInterrupted, UsageError
 from medexp.core.files import write_text
+from medexp.core.hardware import available_cores
 from medexp.core.hashing import hash_plain
 from medexp.core.instantiate import instantiate, targets, trust_folders, user_module_file
 from medexp.core.record import Record, RunFolder, Status, changes, now, run_folder
@@ -24,7 +25,7 @@ from medexp.engine.evaluation import CaseFiles, chosen_cases, plain_results, wri
 from medexp.engine.history import History
 from medexp.engine.log import LOGGER, logging_to
 from medexp.engine.precision import check_precision, resolve_precision
-from medexp.engine.process import available_cores, determinism_note, keep_freed_memory, pinned_process
+from medexp.engine.process import determinism_note, keep_freed_memory, pinned_process
 from medexp.engine.run import Run, load_results_checkpoint
 from medexp.engine.signals import StopRequest
 from medexp.engine.study import Study
