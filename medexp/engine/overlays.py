@@ -330,7 +330,7 @@ def _draw_classes(axes: Axes, shown: Prediction, plane: _Plane, looks: dict[str,
     axes.set_ylim(height, 0.0)
 
 
-def _draw_lines(axes: Axes, lines: list[Float[np.ndarray, "points xy"]], look: _Look, *, thickness_pt: float) -> None:
+def _draw_lines(axes: Axes, lines: list[Float[np.ndarray, "_ 2"]], look: _Look, *, thickness_pt: float) -> None:
     """Draw outlines on their inner side alone, so that classes that touch do not hide each other's border."""
     strokes = LineCollection(lines, colors=look.colour, linestyles=look.dashes, linewidths=2 * thickness_pt)
     axes.add_collection(strokes, autolim=False)
@@ -350,7 +350,7 @@ def _areas(shown: Prediction, plane: _Plane) -> Iterator[tuple[str, Bool[np.ndar
 
 def _contours(
     area: Bool[np.ndarray, "rows columns"], column_mm: float, row_mm: float
-) -> list[Float[np.ndarray, "points xy"]]:
+) -> list[Float[np.ndarray, "_ 2"]]:
     """Closed outlines, halfway between the pixels inside and outside; at the image's border along its edge."""
     # Pixel i lies at i + 1 in the padded area, and its centre at (i + 1/2) * spacing in the picture.
     lines = find_contours(np.pad(area, 1).astype(np.float32), 0.5)

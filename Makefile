@@ -1,0 +1,43 @@
+# Every target does its own set-up in .venv; nothing is needed but Python >= 3.11 with venv, and a package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MEDEXP := $(BIN)/medexp
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 12
+
+install: $(INSTALLED)  ## make .venv and install medexp with its development tools
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@begin=$$(date +%s); \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]' && \
+	echo "installed in $$(( $$(date +%s) - begin )) s" && touch $@
+
+demo: $(INSTALLED)  ## train, judge and record on generated images, on a CPU in minutes
+	@begin=$$(date +%s); \
+	$(MEDEXP) train experiments/quickstart.yaml && \
+	echo "demo took $$(( $$(date +%s) - begin )) s; look at" && \
+	ls -1 runs/quickstart/default/cases.csv runs/quickstart/default/history.csv runs/quickstart/default/run.json \
+	  runs/quickstart/default/overlays/*
+
+test: $(INSTALLED)  ## run the tests (warnings are errors)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## format, lint, types, layers, docstrings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pydoclint --quiet medexp
+
+format: $(INSTALLED)  ## format the code
+	$(BIN)/ruff format .
+
+clean:  ## remove caches of the tools
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
