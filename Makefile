@@ -36,6 +36,9 @@ check: $(INSTALLED)  ## format, lint, types, layers, docstrings
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint --quiet medexp
 
+bench: $(INSTALLED)  ## time a training step against a plain script (ROOT=folder of MSD Task04)
+	$(BIN)/python tests/bench/train_step.py $(if $(ROOT),--root $(ROOT))
+
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format .
 

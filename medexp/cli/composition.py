@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,27 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Glob, Override
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from platformdirs import user_cache_path
 
-from medexp.cli.experiment_file import Experiment, all_keys, check_keys, is_known, read_experiment
+from medexp.cli.checks import check_options, check_overrides, check_sweep
+from medexp.cli.experiment_file import Experiment, check_keys, read_experiment
 from medexp.cli.overrides import Sweep, axes_of, parse
 from medexp.cli.places import conf_folder, find_experiment, groups, option_names
-from medexp.core.errors import UsageError, did_you_mean
+from medexp.cli.steps import whole_steps
+from medexp.core.config import leaves
+from medexp.core.errors import UsageError
+from medexp.core.schema import check_kinds, check_values
 
-STEPS = "post_processing"
-_SEVERAL = ("metrics", "callbacks")
+TOP = "train"
+_DEFAULT_STUDY = "default"
+_FOLD_ALL = "fold=all"
 
 
 def compose(
@@ -39,12 +49,12 @@ def compose(
         A configuration for `medexp.train`.
 
     Raises:
-        UsageError: A key, group or option does not exist, a value is missing, or an override is a sweep.
+        UsageError: A key, group or option does not exist, a value is missing or wrong, or an override is a sweep.
     """
     composer = Composer(experiment, overrides, config_dir=config_dir)
     if composer.sweep.swept:
         raise UsageError(f"{', '.join(composer.sweep.swept)} takes several values; run a sweep with `medexp train -m`")
-    return composer.compose_job(composer.jobs()[0])
+    return composer.compose_jobs()[0]
 
 
 class Composer:
@@ -59,207 +69,232 @@ class Composer:
     def __init__(
         self, experiment: str | None, overrides: Sequence[str], *, config_dir: str | Path | None = None
     ) -> None:
-        self.conf = [*([] if config_dir is None else [_existing(Path(config_dir))]), conf_folder()]
+        self.conf = [*([] if config_dir is None else [_own_options(Path(config_dir))]), conf_folder()]
         self.groups = groups(self.conf)
         path = None if experiment is None else find_experiment(experiment)
         self.experiment = None if path is None else read_experiment(path, self.groups)
-        if self.experiment is not None:
-            _register(self.experiment)
-        self.sweep = parse([self._fold_all(item) for item in overrides])
-        self._check_sweep(self.sweep)
+        self._known: dict[tuple[str, ...], DictConfig] = {}
+        self.sweep = self._expanded(parse(overrides))
+        check_sweep(self.sweep, self.experiment, self.groups)
 
-    def jobs(self) -> list[list[str]]:
-        """The user's overrides of each job."""
-        return self.sweep.jobs()
+    def compose_jobs(self) -> list[DictConfig]:
+        """The finished configuration of each job.
 
-    def hydra_overrides(self, job: Sequence[str]) -> list[str]:
-        """All overrides that Hydra needs for a job: search path, experiment, study, then the user's."""
-        return [*self._fixed(), *job]
+        Raises:
+            UsageError: A job has a wrong key, option or value, or lacks one.
+        """
+        jobs = self.sweep.jobs()
+        with self.hydra():
+            return [finish(self._compose(job), axes=axes_of(job)) for job in jobs]
 
-    def compose_job(self, job: Sequence[str]) -> DictConfig:
-        """The finished configuration of one job."""
+    def check(self) -> None:
+        """Refuse keys and options that do not exist; values may be missing still."""
+        with self.hydra():
+            for job in self.sweep.jobs():
+                self._compose(job)
+
+    def hydra_overrides(self) -> list[str]:
+        """All overrides that Hydra needs: search path, experiment, study, the user's folders, then the user's own."""
+        return [*self._fixed(), *self.sweep.typed]
+
+    def search_path(self) -> list[str]:
+        """The override that makes Hydra look into the user's own folder of options, if there is one."""
+        folders = [f"file://{folder}" for folder in self.conf[:-1]]
+        return [f"hydra.searchpath={_quoted_list(folders)}"] if folders else []
+
+    @contextmanager
+    def hydra(self) -> Iterator[Any]:
+        """Hydra with medexp's options and this experiment; what a notebook has initialised stays as it is.
+
+        Raises:
+            UsageError: Hydra refused something.
+        """
+        kinds = (GlobalHydra, JobRuntime, VersionBase)
+        before = {kind: Singleton._instances.pop(kind) for kind in kinds if kind in Singleton._instances}
+        try:
+            with (
+                initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3", job_name="medexp"),
+                _registered(self.experiment),
+            ):
+                yield GlobalHydra.instance().hydra
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(_reason(error)) from error
+        finally:
+            for kind in kinds:
+                Singleton._instances.pop(kind, None)
+            Singleton._instances.update(before)
+
+    def _compose(self, job: Sequence[str]) -> DictConfig:
         sweep = parse(job)
-        with self._hydra():
-            self._check_options(sweep)
-            base = self._compose([*self._search_path(), *self._choices(), *_group_overrides(sweep, self.groups)])
-            self._check_keys(sweep, base)
-            config = self._compose(self.hydra_overrides(job))
-        return finish(config, axes=axes_of(job), modules=self._module_folders(), conf=self.conf[:-1])
+        check_options(sweep, self.experiment, self.groups, folders=self.conf)
+        chosen = tuple(item for item, override in _pairs(sweep) if override.key_or_group in self.groups)
+        if chosen not in self._known:
+            self._known[chosen] = self._with_options(chosen)
+        known = self._known[chosen]
+        check_overrides(sweep, known, self.groups)
+        if len(chosen) == len(job):
+            return copy.deepcopy(known)
+        config = hydra_compose(TOP, overrides=[*self._fixed(), *job])
+        check_kinds(_plain(config), _plain(known))
+        return config
+
+    def _with_options(self, chosen: Sequence[str]) -> DictConfig:
+        """The configuration with these options and the experiment's values, which are checked."""
+        if self.experiment is None:
+            return hydra_compose(TOP, overrides=[*self._fixed(), *chosen])
+        base = hydra_compose(TOP, overrides=[*self.search_path(), *self._choices(), *chosen])
+        check_keys(self.experiment.body, base, self.experiment.path)
+        config = hydra_compose(TOP, overrides=[*self._fixed(), *chosen])
+        check_kinds(_plain(config), _plain(base))
+        return config
 
     def _fixed(self) -> list[str]:
-        name = "default" if self.experiment is None else self.experiment.name
-        chosen = [] if self.experiment is None else [f"+experiment={_quoted(name)}"]
-        return [*self._search_path(), *chosen, f"study={_quoted(name)}"]
-
-    def _search_path(self) -> list[str]:
-        folders = [f"file://{folder}" for folder in self.conf[:-1]]
-        return [f"hydra.searchpath=[{','.join(map(_quoted, folders))}]"] if folders else []
+        name, beside, body = _DEFAULT_STUDY, [], {}
+        if self.experiment is not None:
+            name, beside, body = self.experiment.name, [self.experiment.path.parent], self.experiment.body
+        return [
+            *self.search_path(),
+            *([] if self.experiment is None else [f"+experiment={quoted(name)}"]),
+            *([] if "study" in body else [f"study={quoted(name)}"]),
+            f"paths.modules={_quoted_list([Path.cwd(), *beside])}",
+            f"paths.conf={_quoted_list(self.conf[:-1])}",
+        ]
 
     def _choices(self) -> list[str]:
         """The options that the experiment chooses, as overrides, to see which keys exist without its values."""
-        if self.experiment is None:
-            return []
-        inline = {group: _inline_name(self.experiment) for group in self.experiment.inline}
+        assert self.experiment is not None
+        inline = dict.fromkeys(self.experiment.inline, self.experiment.inline_name)
         return [f"{group}={_option(option)}" for group, option in {**self.experiment.choices, **inline}.items()]
 
-    def _module_folders(self) -> list[Path]:
-        beside = [] if self.experiment is None else [self.experiment.path.parent]
-        return [Path.cwd(), *beside]
+    def _expanded(self, sweep: Sweep) -> Sweep:
+        """`fold=all` and `loss=glob(*)` become lists of what there is."""
+        typed = [self._without_glob(item, override) for item, override in _pairs(sweep)]
+        if _FOLD_ALL in typed:
+            folds = ",".join(map(str, range(self._n_folds([item for item in typed if item != _FOLD_ALL]))))
+            typed = [f"fold={folds}" if item == _FOLD_ALL else item for item in typed]
+        return parse(typed)
 
-    def _fold_all(self, typed: str) -> str:
-        """`fold=all` becomes the list of all folds."""
-        if typed != "fold=all":
+    def _without_glob(self, typed: str, override: Override) -> str:
+        pattern = override._value
+        if not isinstance(pattern, Glob):
             return typed
-        with self._hydra():
-            n_folds = self._compose(self._fixed()).dataset.split.get("n_folds")
-        if n_folds is None:
-            raise UsageError("fold=all needs dataset.split.n_folds, and this split has none; give the folds")
-        return f"fold={','.join(map(str, range(n_folds)))}"
+        group = override.key_or_group
+        names = pattern.filter(option_names(group, self.conf)) if group in self.groups else []
+        if not names:
+            raise UsageError(f"{typed} matches no option of a group")
+        return f"{group}={','.join(names)}"
 
-    @contextmanager
-    def _hydra(self) -> Iterator[None]:
-        """A composer of our own, whatever the caller (a notebook, Hydra itself) has initialised."""
-        holder = GlobalHydra.instance()
-        before = holder.hydra
-        holder.clear()
-        try:
-            with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3", job_name="medexp"):
-                yield
-        finally:
-            holder.hydra = before
-
-    def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        try:
-            return hydra_compose("train", overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(_reason(error)) from error
-
-    def _check_sweep(self, sweep: Sweep) -> None:
-        """An experiment may not set values of a group that is swept: they would reach every option."""
-        for key in sweep.swept if self.experiment is not None else []:
-            set_here = self.experiment.body.get(key) if self.experiment is not None else None
-            if key in self.groups and isinstance(set_here, Mapping) and self.experiment is not None:
-                raise UsageError(
-                    f"{self.experiment.path} sets {', '.join(f'{key}.{name}' for name in set_here)}, but {key} is swept, "
-                    f"so every {key} would get it; make an option file of it (conf/{key}/NAME.yaml) or sweep another group"
-                )
-
-    def _check_options(self, sweep: Sweep) -> None:
-        chosen = dict(self.experiment.choices) if self.experiment is not None else {}
-        for override in sweep.parsed:
-            if override.key_or_group in self.groups:
-                chosen[override.key_or_group] = override.value()
-        for group, option in chosen.items():
-            names = option_names(group, self.conf)
-            if isinstance(option, list) and group not in _SEVERAL:
-                raise UsageError(f"{group} takes one option, got {option}")
-            for name in map(str, option if isinstance(option, list) else [option]):
-                if (
-                    name not in names
-                    and name != "null"
-                    and (self.experiment is None or name != _inline_name(self.experiment))
-                ):
-                    raise UsageError(
-                        f"{group}={name}: no such option{did_you_mean(name, names)} (known: {', '.join(names)})"
-                    )
-
-    def _check_keys(self, sweep: Sweep, base: DictConfig) -> None:
-        if self.experiment is not None:
-            check_keys(self.experiment.body, base, self.experiment.path)
-        known = [*all_keys(base), *self.groups]
-        for override in sweep.parsed:
-            key = override.key_or_group
-            if key in self.groups or key.split(".")[0].split("/")[0] == "hydra":
-                continue
-            if not is_known(key, base):
-                raise UsageError(f"{override.input_line}: there is no key {key}{did_you_mean(key, known)}")
+    def _n_folds(self, typed: Sequence[str]) -> int:
+        """Number of folds of the split, which must be one, whatever is swept."""
+        of_data = [item for item in typed if item.lstrip("+").startswith("dataset")]
+        with self.hydra():
+            found = {OmegaConf.select(self._compose(job), "dataset.split.n_folds") for job in parse(of_data).jobs()}
+        n_folds = next(iter(found))
+        if len(found) > 1 or not isinstance(n_folds, int):
+            raise UsageError(
+                f"{_FOLD_ALL} needs one number of folds (dataset.split.n_folds), got {found}; give the folds"
+            )
+        return n_folds
 
 
-def finish(config: DictConfig, *, axes: Mapping[str, str], modules: Sequence[Path], conf: Sequence[Path]) -> DictConfig:
-    """Fill in what only medexp knows, and see that nothing is missing.
+def finish(config: DictConfig, *, axes: Mapping[str, str]) -> DictConfig:
+    """Fill in what only medexp knows, and see that every value is there and of its kind.
 
     Args:
         config: As Hydra composed it.
         axes: The user's overrides.
-        modules: Folders of the user's own modules.
-        conf: Folders of the user's own options.
 
     Returns:
         The finished configuration.
 
     Raises:
-        UsageError: A value is missing, or a step of post-processing does not exist.
+        UsageError: A value is missing or wrong, or a step of post-processing does not exist.
     """
     config.axes = dict(axes)
-    config.paths.modules = [str(folder) for folder in modules]
-    config.paths.conf = [str(folder) for folder in conf]
+    config.axes = {key: str(value) for key, value in config.axes.items()}
     config.paths.cache = str(config.paths.cache or user_cache_path("medexp"))
-    folders = [*conf, conf_folder()]
-    config.post_processing.steps = [_step(item, folders) for item in config.post_processing.steps]
-    missing = sorted(OmegaConf.missing_keys(config))
+    if not OmegaConf.select(config, "metrics"):
+        raise UsageError("metrics is empty; choose one at least, e.g. metrics=dice")
+    if OmegaConf.select(config, "callbacks") is None:
+        OmegaConf.update(config, "callbacks", {}, force_add=True)
+    chain = _plain(config.post_processing, resolve=True)["steps"]
+    config.post_processing.steps = whole_steps(chain, [*map(Path, config.paths.conf), conf_folder()])
+    missing = [key for key, value in leaves(_plain(config)) if value == "???"]
     if missing:
         raise UsageError(
-            f"{', '.join(missing)} has no value; give it on the command line, e.g. {missing[0]}=..., or in the experiment"
+            f"{', '.join(missing)} has no value; give one on the command line ({missing[0]}=...) or in the experiment"
         )
+    check_values(_plain(config, resolve=True))
     return config
 
 
-def _step(item: Any, folders: Sequence[Path]) -> Any:
-    """A step by name, by name with knobs, or in full."""
-    if isinstance(item, DictConfig) and "_target_" in item:
-        return item
-    name, knobs = (item, {}) if isinstance(item, str) else next(iter(item.items()))
-    for folder in folders:
-        file = folder / STEPS / f"{name}.yaml"
-        if file.is_file():
-            step = OmegaConf.load(file)
-            for knob in knobs or {}:
-                if knob not in step:
-                    raise UsageError(f"{STEPS} step {name} has no knob {knob}{did_you_mean(knob, map(str, step))}")
-            return OmegaConf.merge(step, knobs or {})
-    names = option_names(STEPS, folders)
-    raise UsageError(f"{STEPS} names {name}: no such step{did_you_mean(str(name), names)} (known: {', '.join(names)})")
+def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+@contextmanager
+def _registered(experiment: Experiment | None) -> Iterator[None]:
+    """Make an experiment an option of Hydra's for a while, in launchers' children too."""
+    if experiment is None:
+        yield
+        return
+    store = ConfigStore.instance()
+    stored = [("experiment", experiment.name)]
+    store.store(group="experiment", name=experiment.name, node=_node(experiment), package="_global_", provider="medexp")
+    for group, content in experiment.inline.items():
+        stored.append((group, experiment.inline_name))
+        store.store(group=group, name=experiment.inline_name, node=content, provider="medexp")
+    try:
+        yield
+    finally:
+        for group, name in stored:
+            del store.repo[group][f"{name}.yaml"]
+
+
+def _node(experiment: Experiment) -> dict[str, Any]:
+    chosen: dict[str, Any] = {**experiment.choices, **dict.fromkeys(experiment.inline, experiment.inline_name)}
+    overrides = [{f"override /{group}": option} for group, option in chosen.items()]
+    return {"defaults": [*overrides, "_self_"], **experiment.body}
 
 
 def _reason(error: BaseException) -> str:
-    """The message nearest to the root of a chain of errors; Hydra's outermost one may be empty."""
-    texts = [str(error).strip()]
+    """What Hydra says: its own message, and the root of the chain of errors, which names the key; on one line."""
+    texts = [str(error)]
     while error.__cause__ is not None:
         error = error.__cause__
-        texts.append(str(error).strip())
-    return next((text for text in reversed(texts) if text), type(error).__name__)
+        texts.append(str(error))
+    told = "\n".join(dict.fromkeys((texts[0], texts[-1]))).split("Config search path:")[0]
+    lines = [line.strip() for line in told.splitlines()]
+    kept = [line for line in lines if line and not line.startswith("object_type=")]
+    return "; ".join(kept).replace(":;", ":") or type(error).__name__
 
 
-def _register(experiment: Experiment) -> None:
-    """Make an experiment an option of Hydra's, in launchers' children too."""
-    store = ConfigStore.instance()
-    defaults: list[Any] = [{f"override /{group}": option} for group, option in experiment.choices.items()]
-    for group, content in experiment.inline.items():
-        store.store(group=group, name=_inline_name(experiment), node=content, provider="medexp")
-        defaults.append({f"override /{group}": _inline_name(experiment)})
-    node = {"defaults": [*defaults, "_self_"], **experiment.body}
-    store.store(group="experiment", name=experiment.name, node=node, package="_global_", provider="medexp")
-
-
-def _inline_name(experiment: Experiment) -> str:
-    return f"of_{experiment.name}"
-
-
-def _group_overrides(sweep: Sweep, known: Sequence[str]) -> list[str]:
-    pairs = zip(sweep.typed, sweep.parsed, strict=True)
-    return [typed for typed, override in pairs if override.key_or_group in known]
+def _pairs(sweep: Sweep) -> Iterator[tuple[str, Override]]:
+    return zip(sweep.typed, sweep.parsed, strict=True)
 
 
 def _option(option: Any) -> str:
-    return f"[{','.join(map(str, option))}]" if isinstance(option, list) else str(option)
+    return _quoted_list(option) if isinstance(option, list) else quoted(option)
 
 
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+def quoted(text: Any) -> str:
+    """A text as a value in Hydra's syntax."""
+    escaped = str(text).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
-def _existing(folder: Path) -> Path:
+def _quoted_list(texts: Iterable[Any]) -> str:
+    return f"[{','.join(map(quoted, texts))}]"
+
+
+def _own_options(folder: Path) -> Path:
+    """A folder of the user's own options, none of which takes the name of another one that medexp ships."""
     if not folder.is_dir():
-        raise UsageError(f"--config-dir {folder} is no folder")
+        raise UsageError(f"--config-dir {folder} is no folder; give one that is laid out like conf/")
+    for file in sorted(folder.rglob("*.yaml")):
+        shipped = conf_folder() / file.relative_to(folder)
+        if shipped.is_file() and shipped.read_bytes() != file.read_bytes():
+            raise UsageError(f"{file} has the name of an option that medexp ships; give it another name")
     return folder.resolve()

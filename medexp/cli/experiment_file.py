@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
+from medexp.cli.places import experiment_name
 from medexp.core.errors import UsageError, did_you_mean
 
-# Mappings whose keys are the user's own.
-OPEN = ("callbacks", "metrics", "task.regions", "loss.terms", "loss.weights")
+# Mappings whose keys are the user's own: of objects, and of values.
+OPEN_OBJECTS = ("callbacks", "metrics", "loss.terms")
+OPEN_VALUES = ("task.regions", "loss.weights")
+_CHAIN = "post_processing"
+_NOT_HERE = {
+    "axes": "which medexp fills in with the overrides of each run; remove it",
+    "hydra": "which has no effect in an experiment; give it on the command line, e.g. hydra/launcher=joblib",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Experiment:
 
     Attributes:
         path: The file.
-        name: Its stem.
+        name: Its name under experiments/ with "-" for "/", or its stem where it lies elsewhere.
         choices: Option of each group that it chooses.
         inline: Whole objects by group, given with their own `_target_`.
         body: All other values.
@@ -33,6 +40,11 @@ class Experiment:
     choices: dict[str, Any]
     inline: dict[str, dict[str, Any]]
     body: dict[str, Any]
+
+    @property
+    def inline_name(self) -> str:
+        """Name of the option that an inline object becomes."""
+        return f"of_{self.name}"
 
 
 def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
@@ -46,35 +58,58 @@ def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
         Its parts.
 
     Raises:
-        UsageError: It is no mapping, or an entry of its defaults names no group.
+        UsageError: It is no mapping, an entry of its defaults names no group, or a key is no plain name.
     """
     known = list(groups)
+    body = _read_mapping(path)
+    choices = dict(_choices(body.pop("defaults", []), known, path))
+    chain = choices.pop(_CHAIN, body.get(_CHAIN))
+    if chain is not None and not isinstance(chain, dict):
+        body[_CHAIN] = {"steps": chain if isinstance(chain, list) else [chain]}
+    inline = {
+        group: body.pop(group)
+        for group in known
+        if isinstance(body.get(group), dict) and "_target_" in body[group] and group != _CHAIN
+    }
+    for group in inline.keys() & choices.keys():
+        raise UsageError(
+            f"{path} chooses {group}={choices[group]} and defines {group} with a _target_ of its own; keep one"
+        )
+    for group in known:
+        if isinstance(body.get(group), str):
+            raise UsageError(
+                f"{path} sets {group}: {body[group]}; an option is chosen under defaults, as "
+                f"`- override /{group}: {body[group]}`"
+            )
+    return Experiment(path=path, name=experiment_name(path), choices=choices, inline=inline, body=body)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.load(path)
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no valid YAML: {error}") from None
     if not isinstance(content, DictConfig):
         raise UsageError(f"{path} needs a mapping of overrides at its top, got a {type(content).__name__}")
     plain = OmegaConf.to_container(content, resolve=False)
     assert isinstance(plain, dict)
     body = {str(key): value for key, value in plain.items()}
-    choices = dict(_choices(body.pop("defaults", []), known, path))
-    chain = choices.pop("post_processing", body.get("post_processing"))
-    if chain is not None and not isinstance(chain, dict):
-        body["post_processing"] = {"steps": chain if isinstance(chain, list) else [chain]}
-    inline = {
-        group: body.pop(group)
-        for group in known
-        if isinstance(body.get(group), dict) and "_target_" in body[group] and group != "post_processing"
-    }
-    for group in inline.keys() & choices.keys():
-        raise UsageError(
-            f"{path} chooses {group}={choices[group]} and defines {group} with a _target_ of its own; keep one"
-        )
-    return Experiment(path=path, name=path.stem, choices=choices, inline=inline, body=body)
+    for key, value in body.items():
+        if key in _NOT_HERE:
+            raise UsageError(f"{path} sets {key}, {_NOT_HERE[key]}")
+        if "." in key or "/" in key:
+            raise UsageError(f"{path} sets {key}; in a file, write it nested: {_nested(key, value)}")
+    return body
+
+
+def _nested(key: str, value: Any) -> str:
+    first, _, rest = key.replace("/", ".").partition(".")
+    return f"{first}: {{{_nested(rest, value)}}}" if rest else f"{first}: {value}"
 
 
 def _choices(defaults: Any, groups: list[str], path: Path) -> Iterator[tuple[str, Any]]:
+    if not isinstance(defaults, list):
+        raise UsageError(f"{path}: defaults needs a list of entries `- override /GROUP: OPTION`, got {defaults!r}")
     for entry in defaults:
         if entry == "_self_":
             continue
@@ -82,51 +117,78 @@ def _choices(defaults: Any, groups: list[str], path: Path) -> Iterator[tuple[str
             raise UsageError(f"{path}: defaults holds {entry!r}; each entry reads `- override /GROUP: OPTION`")
         key, option = next(iter(entry.items()))
         group = str(key).removeprefix("override").strip().removeprefix("/")
+        if group.startswith("hydra/"):
+            raise UsageError(
+                f"{path}: defaults names {group}, which has no effect in an experiment; give {group}={option} on the "
+                "command line"
+            )
         if group not in groups:
             raise UsageError(f"{path}: defaults names {group}, which is no group{did_you_mean(group, groups)}")
-        # YAML reads a bare off as a boolean.
-        yield group, "off" if option is False else option
+        # YAML reads a bare off and on as booleans.
+        yield group, {False: "off", True: "on"}[option] if isinstance(option, bool) else option
 
 
 def check_keys(body: Mapping[str, Any], base: DictConfig, path: Path) -> None:
-    """Refuse a value whose key would not exist without the experiment file.
+    """Refuse values whose keys would not exist without the experiment file.
+
+    Args:
+        body: What the file sets.
+        base: The configuration with the same options, without the file's values.
+        path: The file.
 
     Raises:
-        UsageError: Names the key, the file and the nearest valid keys.
+        UsageError: Names each key, the file and the nearest valid keys.
     """
-    known = list(all_keys(base))
-    for key in _set_keys(body):
-        if not is_known(key, base):
-            raise UsageError(f"{path} sets {key}, which does not exist{did_you_mean(key, known)}")
+    wrong = list(_wrong_keys(body, base, known=list(all_keys(base))))
+    if wrong:
+        raise UsageError(f"{path} sets {'; it sets '.join(wrong)}")
 
 
-def _set_keys(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, item in value.items():
+def _wrong_keys(body: Mapping[str, Any], node: DictConfig, *, known: list[str], prefix: str = "") -> Iterator[str]:
+    for name, item in body.items():
         key = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(item, Mapping) and item and key not in OPEN:
-            yield from _set_keys(item, key)
-        else:
-            yield key
+        child = node._get_node(name, validate_access=False)
+        if child is None:
+            is_own = prefix in OPEN_OBJECTS and isinstance(item, Mapping) and "_target_" in item
+            if not is_own:
+                yield f"{key}, which does not exist{_own_hint(prefix)}{did_you_mean(key, known)}"
+        elif key in OPEN_VALUES:
+            continue
+        elif _is_branch(child):
+            if isinstance(item, Mapping):
+                yield from _wrong_keys(item, child, known=known, prefix=key)
+            else:
+                yield f"{key} to {'null' if item is None else item}, but it is a mapping (of {', '.join(child)})"
+        elif isinstance(item, Mapping) and not (child._is_none() or child._is_interpolation() or child._is_missing()):
+            yield f"{key} to a mapping, but it is a single value ({child})"
 
 
-def is_known(key: str, base: DictConfig) -> bool:
-    """Whether a dotted key exists, or lies below a mapping whose keys are the user's own."""
+def _own_hint(prefix: str) -> str:
+    return f" (an entry of your own in {prefix} needs a _target_)" if prefix in OPEN_OBJECTS else ""
+
+
+def _is_branch(node: Any) -> TypeGuard[DictConfig]:
+    return isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation())
+
+
+def is_known(key: str, config: DictConfig) -> bool:
+    """Whether a dotted key exists, or is an entry of the user's own in a mapping of values."""
+    node: Any = config
     parts = key.split(".")
-    if any(".".join(parts[:depth]) in OPEN for depth in range(1, len(parts))):
-        return True
-    node: Any = base
-    for part in parts:
-        if not isinstance(node, DictConfig) or part not in node:
+    for depth, part in enumerate(parts):
+        if ".".join(parts[:depth]) in OPEN_VALUES:
+            return True
+        node = node._get_node(part, validate_access=False) if _is_branch(node) else None
+        if node is None:
             return False
-        node = node._get_node(part)
     return True
 
 
 def all_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a configuration, inner ones too."""
-    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+    if not _is_branch(node):
         return
-    for name in node:
-        key = f"{prefix}.{name}" if prefix else str(name)
+    for name in map(str, node):
+        key = f"{prefix}.{name}" if prefix else name
         yield key
         yield from all_keys(node._get_node(name), key)

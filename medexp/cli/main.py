@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-_COMMANDS = {
+COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
     "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
@@ -39,12 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"medexp {__version__}")
         return 0
+    if words[0] in ("-sc", "--shell-completion"):
+        # The shell asks the program, whatever command is being typed.
+        return _run("train", words)
     return _run(words[0], words[1:])
 
 
 def _help() -> str:
-    width = max(map(len, _COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in _COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items()]
     return "\n".join(["usage: medexp COMMAND [ARGUMENTS]", "", "commands:", *lines, "", _EXAMPLES])
 
 
@@ -52,16 +56,20 @@ def _run(command: str, words: list[str]) -> int:
     from medexp.core.errors import MedexpError, UsageError, did_you_mean
 
     try:
-        if command not in _COMMANDS:
-            raise UsageError(f"no command {command}{did_you_mean(command, _COMMANDS)} (known: {', '.join(_COMMANDS)})")
-        module, function, _ = _COMMANDS[command]
+        if command not in COMMANDS:
+            raise UsageError(f"no command {command}{did_you_mean(command, COMMANDS)} (known: {', '.join(COMMANDS)})")
+        module, function, _ = COMMANDS[command]
         code: int = getattr(import_module(module), function)(words)
         return code
     except MedexpError as error:
         print(f"medexp {command}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"medexp {command}: stopped", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, e.g. `| head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"medexp {command}: {interrupt or 'stopped'}; the same command goes on", file=sys.stderr)
         return 1
 
 

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from medexp.core.config import is_place
 from medexp.core.errors import UsageError
 
 _RANGE = re.compile(r"^(?P<key>[\w.]+)=(?P<first>-?\d+)\.\.(?P<last>-?\d+)$")
+_CHAIN = "post_processing"
+# What medexp itself adds to a job's overrides.
+_OWN = "experiment"
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,18 @@ class Sweep:
         return [override.key_or_group for override in self.parsed if override.is_sweep_override()]
 
     def jobs(self) -> list[list[str]]:
-        """The overrides of each job, in the order in which Hydra's basic sweeper counts them."""
-        choices = [
-            [f"{override.get_key_element()}={value}" for value in _values(override)]
-            if override.is_sweep_override()
-            else [typed]
-            for typed, override in zip(self.typed, self.parsed, strict=True)
-        ]
-        return [list(job) for job in itertools.product(*choices)]
+        """The overrides of each job, spelt and ordered as Hydra's basic sweeper does; of two for a key the last."""
+        choices = {override.get_key_element(): _spelt(override) for override in self.parsed}
+        return [list(job) for job in itertools.product(*choices.values())]
 
 
-def _values(override: Override) -> list[str]:
-    return [str(value) for value in override.sweep_string_iterator()]
+def _spelt(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if override.is_sweep_override():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if override.value_type is None:
+        return [key]
+    return [f"{key}={override.get_value_element_as_str()}"]
 
 
 def expand_range(typed: str) -> str:
@@ -70,17 +73,17 @@ def rewrite(typed: str) -> str:
     >>> rewrite("post_processing=[argmax,keep_largest]")
     'post_processing.steps=[argmax,keep_largest]'
     """
-    if not typed.startswith("post_processing="):
+    if not typed.startswith(f"{_CHAIN}="):
         return typed
-    value = typed.removeprefix("post_processing=")
-    return f"post_processing.steps={value if value.startswith('[') else f'[{value}]'}"
+    value = typed.removeprefix(f"{_CHAIN}=")
+    return f"{_CHAIN}.steps={value if value.startswith('[') else f'[{value}]'}"
 
 
 def parse(typed: Sequence[str]) -> Sweep:
     """Read overrides as Hydra does.
 
     Raises:
-        UsageError: Hydra cannot read one of them.
+        UsageError: Hydra cannot read one of them, or it takes values that cannot be listed.
     """
     rewritten = [rewrite(expand_range(item)) for item in typed]
     parser = OverridesParser.create()
@@ -88,17 +91,39 @@ def parse(typed: Sequence[str]) -> Sweep:
     for item in rewritten:
         try:
             parsed.append(parser.parse_override(item))
-        except OverrideParseException as error:
+        except HydraException as error:
             raise UsageError(f"cannot read the override {item}: {str(error).splitlines()[0]}") from None
+        if not parsed[-1].key_or_group:
+            raise UsageError(f"cannot read the override {item}: it has no key; write KEY=VALUE")
+        if parsed[-1].is_interval_sweep():
+            raise UsageError(f"{item} is an interval, and a sweep needs values; write {parsed[-1].key_or_group}=A,B,C")
     return Sweep(typed=tuple(rewritten), parsed=tuple(parsed))
 
 
 def axes_of(job: Sequence[str]) -> dict[str, str]:
-    """What distinguishes a job within its study: its overrides, without places, launcher and tracking."""
+    """What distinguishes a job within its study: its overrides, without places, launcher and tracking.
+
+    >>> axes_of(["loss='dice'", "optimizer.lr=1e-3", "study=first", "post_processing=[argmax]"])
+    {'loss': 'dice', 'optimizer.lr': '0.001', 'post_processing': '[argmax]'}
+    """
     axes = {}
-    for item in job:
-        key, _, value = item.partition("=")
-        name = key.lstrip("+~")
-        if not is_place(name) and name.split(".")[0].split("/")[0] != "hydra":
-            axes[name] = value.strip("'\"")
+    for override in parse(job).parsed:
+        name = override.key_or_group
+        if is_place(name) or name == _OWN or is_hydras(name):
+            continue
+        prefix = "~" if override.is_delete() else ""
+        axes[prefix + (_CHAIN if name == f"{_CHAIN}.steps" else name)] = _plainly(override)
     return axes
+
+
+def _plainly(override: Override) -> str:
+    """The value as one would say it: without quotes, the same however it was spelt."""
+    value = override.value() if override.value_type is not None else ""
+    if isinstance(value, str):
+        return value
+    return str(value).lower() if isinstance(value, bool) else override.get_value_element_as_str()
+
+
+def is_hydras(key: str) -> bool:
+    """Whether a key belongs to Hydra itself, its launchers and sweepers."""
+    return re.split(r"[./]", key, maxsplit=1)[0] == "hydra"

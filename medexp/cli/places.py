@@ -50,8 +50,16 @@ def experiment_names() -> list[str]:
     """Names of the experiments that are found without a path."""
     folders = (Path("experiments"), experiments_folder())
     return sorted(
-        {str(file.relative_to(folder).with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
+        {file.relative_to(folder).with_suffix("").as_posix() for folder in folders for file in folder.rglob("*.yaml")}
     )
+
+
+def experiment_name(path: Path) -> str:
+    """What an experiment's study is called: its name under experiments/ with "-" for "/", elsewhere the file's stem."""
+    for folder in (Path("experiments"), experiments_folder()):
+        if path.is_relative_to(folder.resolve()):
+            return "-".join(path.relative_to(folder.resolve()).with_suffix("").parts)
+    return path.stem
 
 
 def option_names(group: str, folders: Iterable[Path]) -> list[str]:

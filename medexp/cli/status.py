@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from medexp.compare.status import RunState, count_by_status, read_study, study_folder
+
+_PIPE_WIDTH = 10_000
 
 
 def status_command(words: Sequence[str]) -> int:
@@ -31,11 +35,18 @@ def status_command(words: Sequence[str]) -> int:
     arguments = parser.parse_args(list(words))
     states = list(read_study(study_folder(arguments.study, arguments.runs)))
     if arguments.json:
-        print(json.dumps([{"folder": str(state.folder.path), **asdict(state.record)} for state in states], indent=2))
+        print(json.dumps([_as_json(state) for state in states], indent=2))
         return 0
-    Console().print(_table(states))
+    if states:
+        # A line per run where the output is read by a program.
+        Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(_table(states))
     print(count_by_status(states) or "no runs")
     return 0
+
+
+def _as_json(state: RunState) -> dict[str, Any]:
+    record = {"status": state.status, "error": state.problem} if state.record is None else asdict(state.record)
+    return {"folder": str(state.folder.path), **record}
 
 
 def _table(states: Sequence[RunState]) -> Table:
@@ -43,8 +54,5 @@ def _table(states: Sequence[RunState]) -> Table:
     for title in ("run", "status", "score", "minutes", "reason"):
         table.add_column(title, overflow="fold", justify="right" if title == "minutes" else "left")
     for state in states:
-        minutes = sum(state.record.seconds.values()) / 60
-        table.add_row(
-            Text(state.name), state.record.status.value, state.score, f"{minutes:.1f}", Text(state.record.error or "")
-        )
+        table.add_row(Text(state.name), state.status, state.score, f"{state.minutes:.1f}", Text(state.reason))
     return table

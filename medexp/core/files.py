@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it.
 
     Args:
@@ -33,7 +33,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file atomically."""
-    write_atomic(path, lambda stream: stream.write(text.encode()) and None)
+    write_atomic(path, lambda stream: stream.write(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -43,14 +47,34 @@ def trust_folders(folders: Iterable[str | Path]) -> None:
 
 def user_module_file(target: str) -> Path | None:
     """File of the user's own module that a dotted target comes from, or None if it is not in a trusted folder."""
-    top = target.split(".", 1)[0]
-    spec = importlib.util.find_spec(top) if top.isidentifier() else None
-    if spec is None or spec.origin is None:
+    parts = target.split(".")
+    if not _lies_in_user_folder(parts[0]):
         return None
-    origin = Path(spec.origin).resolve()
-    if any(part in ("site-packages", "dist-packages") for part in origin.parts):
+    # The attribute's own module: `losses.focal.Focal` comes from losses/focal.py, not from losses/__init__.py.
+    for end in range(max(1, len(parts) - 1), 0, -1):
+        spec = _find_spec(".".join(parts[:end]))
+        if spec is not None and spec.origin is not None:
+            return Path(spec.origin).resolve()
+    return None
+
+
+def _lies_in_user_folder(top: str) -> bool:
+    """Whether a top-level module lies directly in a trusted folder; an environment that lies below it does not."""
+    spec = _find_spec(top)
+    if spec is None:
+        return False
+    if spec.submodule_search_locations is not None:
+        places = [Path(place).resolve() for place in spec.submodule_search_locations]
+    else:
+        places = [Path(spec.origin).resolve()] if spec.has_location and spec.origin else []
+    return any(place.parent in _user_folders for place in places)
+
+
+def _find_spec(module: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # a parent that is no package, or a name that is no module's
         return None
-    return origin if any(origin.is_relative_to(folder) for folder in _user_folders) else None
 
 
 def targets(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -60,7 +84,7 @@ def targets(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(plain.get("_target_"), str):
             yield key, plain["_target_"]
         for name, value in plain.items():
-            yield from targets(value, f"{key}.{name}".lstrip("."))
+            yield from targets(value, f"{key}.{name!s}".lstrip("."))
     elif isinstance(plain, list):
         for index, value in enumerate(plain):
             yield from targets(value, f"{key}[{index}]")
@@ -69,13 +93,38 @@ def targets(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def check_targets(config: Any, key: str = "") -> None:
     """Raise UsageError for the first `_target_` that comes from a module without trust."""
     for where, target in targets(config, key):
-        trusted = any(target == name or target.startswith(f"{name}.") for name in TRUSTED)
-        if not trusted and user_module_file(target) is None:
+        found = _foreign_module(target) if _is_trusted(target) else target
+        if found is not None and (found != target or user_module_file(target) is None):
+            home = "" if found == target else f" comes from {found},"
             raise UsageError(
-                f"{where}._target_ is {target}: neither one of the trusted packages ({', '.join(TRUSTED)}) nor a module "
-                f"in {', '.join(map(str, _user_folders)) or 'a folder of yours'}; put the module beside the experiment "
-                "file or into the working directory"
+                f"{where}._target_ is {target}:{home} neither one of the trusted packages ({', '.join(TRUSTED)}) nor a "
+                f"module in {', '.join(map(str, _user_folders)) or 'a folder of yours'}; put a module of your own "
+                "beside the experiment file or into the working directory"
             )
+
+
+def _is_trusted(name: str) -> bool:
+    return any(name == trusted or name.startswith(f"{trusted}.") for trusted in TRUSTED)
+
+
+def _foreign_module(target: str) -> str | None:
+    """Where a name in a trusted package leads out of them (`torch.nn.functional.os.system`), or None if it does not."""
+    parts = target.split(".")
+    value: Any = importlib.import_module(parts[0])
+    for end in range(2, len(parts) + 1):
+        name = ".".join(parts[:end])
+        try:
+            value = getattr(value, parts[end - 1]) if hasattr(value, parts[end - 1]) else importlib.import_module(name)
+        except ImportError:
+            return None  # there is no such name; the builder says so
+        if isinstance(value, ModuleType) and value.__name__ != name and not _is_trusted(value.__name__):
+            return value.__name__
+    home = getattr(value, "__module__", None)
+    if (
+        home is None or home == "torch" or home.startswith("torch._C") or _is_trusted(home)
+    ):  # built-in, or defined there
+        return None
+    return str(home)
 
 
 def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> Any:
@@ -99,7 +148,8 @@ def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> 
     try:
         if not arguments:
             return hydra_instantiate(config, _convert_="all")
-        own = OmegaConf.masked_copy(config, [name for name in config if name not in arguments])
+        assert isinstance(config, DictConfig)
+        own = OmegaConf.masked_copy(config, [str(name) for name in config if name not in arguments])
         # Interpolations of the copy still have to find the root.
         own._set_parent(config._get_parent())
         return hydra_instantiate(own, _convert_="all", _partial_=True)(**arguments)
@@ -114,10 +164,16 @@ def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> 
 
 def _explain(error: Exception, config: Any, key: str) -> str:
     root = error.__cause__ or error
-    text = str(root).strip().splitlines()[0]
-    message = f"{key} cannot be built: {text}"
-    if "unexpected keyword argument" in text:
-        word = text.split("'")[-2]
-        known = [name for name in config if not str(name).startswith("_")]
-        message += did_you_mean(word, [name for name in map(str, known) if name != word])
+    lines = str(root).strip().splitlines() or [type(root).__name__]
+    message = f"{key} cannot be built: {lines[0].rstrip(':')}"
+    word = re.search(r"unexpected keyword argument '(\w+)'", lines[0])
+    if word is not None:
+        inner = re.search(r"Error in call to target '([\w.]+)'", str(error))
+        message += did_you_mean(word[1], _parameters(inner[1] if inner else config["_target_"]))
     return message
+
+
+def _parameters(target: str) -> list[str]:
+    from hydra.utils import get_object
+
+    return list(inspect.signature(get_object(target)).parameters)

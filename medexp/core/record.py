@@ -15,11 +15,13 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from medexp.core.config import comparable, differences
-from medexp.core.errors import RecordError
+from medexp.core.errors import RecordError, UsageError
 from medexp.core.files import write_json
 
 SCHEMA_VERSION = 1
 _LONGEST_NAME = 180
+# Whoever asks whether a folder is locked holds it for a moment.
+_LOCK_PATIENCE_S = 1.0
 
 
 class Status(StrEnum):
@@ -116,8 +118,10 @@ class RunFolder:
             stored = json.loads(file.read_text())
         except FileNotFoundError:
             raise RecordError(f"{self.path} holds no run record (run.json); check the path") from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no text, or no JSON
             raise RecordError(f"{file} is damaged: {error}; restore it or move the folder away") from None
+        if not isinstance(stored, dict):
+            raise RecordError(f"{file} is damaged: it holds no mapping; restore it or move the folder away")
         if stored.get("schema_version") != SCHEMA_VERSION:
             raise RecordError(
                 f"{file} has schema version {stored.get('schema_version')}, this medexp reads {SCHEMA_VERSION}"
@@ -143,7 +147,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self._file_lock()
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOCK_PATIENCE_S)
         except Timeout:
             raise RecordError(f"{self.path} is being written by another process; wait for it or stop it") from None
         try:
@@ -152,11 +156,13 @@ class RunFolder:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Whether a process holds the folder for writing."""
+        """Whether a process holds the folder for writing; taken for granted where this one may not write there."""
+        if not (self.path / ".lock").exists():
+            return False
         lock = self._file_lock()
         try:
             lock.acquire(timeout=0)
-        except Timeout:
+        except (Timeout, OSError):
             return True
         lock.release()
         return False
@@ -166,7 +172,13 @@ class RunFolder:
 
 
 def run_folder(runs: Path, study: str, axes: Mapping[str, str]) -> RunFolder:
-    """The folder of the job with these axes: the same job finds its own folder again."""
+    """The folder of the job with these axes: the same job finds its own folder again.
+
+    Raises:
+        UsageError: The study's name is no name of a folder.
+    """
+    if study in ("", ".", ".."):
+        raise UsageError(f"study needs a name of its own, got {study!r}")
     return RunFolder(runs / quote(study, safe=" ") / axes_name(axes))
 
 
@@ -178,7 +190,8 @@ def axes_name(axes: Mapping[str, str]) -> str:
     """
     from medexp.core.hashing import hash_text
 
-    name = ",".join(f"{key}={quote(value, safe='.[] :,')}" for key, value in sorted(axes.items())) or "default"
+    parts = (f"{quote(key, safe='.@:')}={quote(value, safe='.[] :,')}" for key, value in sorted(axes.items()))
+    name = ",".join(parts) or "default"
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}~{hash_text(name)[:12]}"

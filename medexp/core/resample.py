@@ -18,11 +18,12 @@ def resize_linear(maps: Shaped[Tensor, "channels *spatial"], shape: tuple[int, .
 
 
 def resize_nearest(labels: Shaped[Tensor, "channels *spatial"], shape: tuple[int, ...]) -> Tensor:
-    """The value of the nearest voxel centre; keeps the dtype."""
+    """The value of the nearest voxel centre, of two the latter; keeps the dtype."""
     if tuple(labels.shape[1:]) == tuple(shape):
         return labels
     index = labels
     for axis, (have, want) in enumerate(zip(labels.shape[1:], shape, strict=True), start=1):
-        nearest = ((torch.arange(want, device=labels.device) + 0.5) * (have / want)).long().clamp_(max=have - 1)
+        # Integers, since a centre between two voxels would fall to either by rounding.
+        nearest = (2 * torch.arange(want, device=labels.device) + 1) * have // (2 * want)
         index = index.index_select(axis, nearest)
     return index

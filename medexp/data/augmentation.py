@@ -78,19 +78,44 @@ class Augmentation:
         for name, (low, high) in {"scale": scale_range, "contrast": contrast_range, "gamma": gamma_range}.items():
             if not 0 < low <= high:
                 raise UsageError(f"augmentation.{name}_range needs 0 < low <= high, got {[low, high]}")
+        _check_probabilities(
+            rotation=rotation_probability,
+            scale=scale_probability,
+            brightness=brightness_probability,
+            contrast=contrast_probability,
+            gamma=gamma_probability,
+            noise=noise_probability,
+        )
+        for name, largest in {
+            "rotation_degrees": rotation_degrees,
+            "brightness": brightness,
+            "noise_std": noise_std,
+        }.items():
+            if largest < 0:
+                raise UsageError(f"augmentation.{name} needs a value >= 0, got {largest}")
+        if any(axis < 0 for axis in flip_axes):
+            raise UsageError(f"augmentation.flip_axes counts the spatial axes from 0, got {list(flip_axes)}")
         self.flip_axes = tuple(flip_axes)
         self.rotation_probability = rotation_probability
         self.rotation_degrees = rotation_degrees
         self.scale_probability = scale_probability
-        self.scale_range = tuple(scale_range)
+        self.scale_range = (scale_range[0], scale_range[1])
         self.brightness_probability = brightness_probability
         self.brightness = brightness
         self.contrast_probability = contrast_probability
-        self.contrast_range = tuple(contrast_range)
+        self.contrast_range = (contrast_range[0], contrast_range[1])
         self.gamma_probability = gamma_probability
-        self.gamma_range = tuple(gamma_range)
+        self.gamma_range = (gamma_range[0], gamma_range[1])
         self.noise_probability = noise_probability
         self.noise_std = noise_std
+
+    def check_dims(self, spatial_dims: int) -> None:
+        """Raise UsageError where an axis is named that images of so many dimensions have not."""
+        if any(axis >= spatial_dims for axis in self.flip_axes):
+            raise UsageError(
+                f"augmentation.flip_axes needs axes 0..{spatial_dims - 1} for {spatial_dims}D images, "
+                f"got {list(self.flip_axes)}"
+            )
 
     def draw(self, random: np.random.Generator, spatial_dims: int) -> Drawn:
         """Draw the parameters of one sample; a fixed number of draws, so that ingredients do not disturb each other."""
@@ -107,13 +132,19 @@ class Augmentation:
             matrix = matrix / scale
         return Drawn(
             matrix=matrix,
-            axes_flipped=tuple(axis for axis in self.flip_axes if axis < spatial_dims and flips[axis]),
+            axes_flipped=tuple(axis for axis in self.flip_axes if flips[axis]),
             brightness=brightness if chances[2] < self.brightness_probability else 0.0,
             contrast=contrast if chances[3] < self.contrast_probability else 1.0,
             gamma=gamma if chances[4] < self.gamma_probability else 1.0,
             noise_std=noise if chances[5] < self.noise_probability else 0.0,
             noise_seed=int(random.integers(2**31)),
         )
+
+
+def _check_probabilities(**probabilities: float) -> None:
+    for name, probability in probabilities.items():
+        if not 0 <= probability <= 1:
+            raise UsageError(f"augmentation.{name}_probability needs a value in [0, 1], got {probability}")
 
 
 def cut_patch(
@@ -175,7 +206,7 @@ def _read_window(array: np.ndarray, start: np.ndarray, size: np.ndarray) -> Tens
 def _sampling_grid(
     matrix: np.ndarray, patch_size: tuple[int, ...], window: tuple[int, ...], offset: np.ndarray
 ) -> Tensor:
-    """Grid of normalised coordinates for `grid_sample`: each patch voxel's place in a window, `offset` from its centre."""
+    """Normalised coordinates for `grid_sample`: the place of each patch voxel in a window, `offset` from its centre."""
     dims = len(patch_size)
     # affine_grid maps normalised patch coordinates; scale by sizes turns them to voxels and back.
     normalised = matrix * np.array(patch_size)[None, :] / np.array(window)[:, None]

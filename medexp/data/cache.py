@@ -73,6 +73,7 @@ class PreparedCases:
         prepared = self.preprocessing(self.source.read(case))
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        partial.chmod(0o755)  # mkdtemp's folder is closed to the other users of a shared cache
         np.save(partial / "pixels.npy", np.ascontiguousarray(prepared.pixels, dtype=np.float32))
         if prepared.mask is not None:
             np.save(partial / "mask.npy", np.ascontiguousarray(prepared.mask))

@@ -35,6 +35,7 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
         order: SampleOrder,
         patch_size: tuple[int, ...],
         foreground_fraction: float,
+        ignored_label: int | None,
         augmentation: Augmentation,
         sample_targets: SampleTargets,
     ) -> None:
@@ -43,6 +44,7 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
         self.order = order
         self.patch_size = patch_size
         self.foreground_fraction = foreground_fraction
+        self.ignored_label = ignored_label
         self.augmentation = augmentation
         self.sample_targets = sample_targets
 
@@ -54,7 +56,7 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
             random,
             shape=prepared.pixels.shape[1:],
             patch_size=self.patch_size,
-            foreground=foreground,
+            foreground=foreground if self.ignored_label is None else foreground[foreground[:, 0] != self.ignored_label],
             foreground_fraction=self.foreground_fraction,
         )
         drawn = self.augmentation.draw(random, len(self.patch_size))
@@ -105,6 +107,7 @@ class ImageData(pl.LightningDataModule):
         cache_folder: Where prepared cases lie.
         identity: The source's configuration, for the key of the cache.
         sample_targets: The task's verb that turns a reference into what the loss sees.
+        ignored_label: Label id of voxels that nobody annotated, on which no patch is centred; None where there is none.
     """
 
     def __init__(
@@ -126,12 +129,17 @@ class ImageData(pl.LightningDataModule):
         cache_folder: Path,
         identity: str,
         sample_targets: SampleTargets,
+        ignored_label: int | None = None,
     ) -> None:
         super().__init__()
-        if len(patch_size) != source.spatial_dims:
+        if len(patch_size) != source.spatial_dims or min(patch_size) < 1:
             raise UsageError(
-                f"dataset.patch_size needs {source.spatial_dims} values for {source.name}, got {list(patch_size)}"
+                f"dataset.patch_size needs {source.spatial_dims} values >= 1 for {source.name}, got {list(patch_size)}"
             )
+        _check_numbers(batch_size=batch_size, accumulate=accumulate, batches_per_epoch=batches_per_epoch)
+        if not 0 <= foreground_fraction <= 1:
+            raise UsageError(f"dataset.foreground_fraction needs a value in [0, 1], got {foreground_fraction}")
+        augmentation.check_dims(source.spatial_dims)
         self.source = source
         self.root = root
         self.cases = source.cases()
@@ -151,6 +159,7 @@ class ImageData(pl.LightningDataModule):
             order=self.order,
             patch_size=tuple(patch_size),
             foreground_fraction=foreground_fraction,
+            ignored_label=ignored_label,
             augmentation=augmentation,
             sample_targets=sample_targets,
         )
@@ -171,6 +180,8 @@ class ImageData(pl.LightningDataModule):
             batch_size=self.batch_size,
             batches_per_epoch=self.batches_per_epoch,
             position=self._batches_trained,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            world_size=1 if self.trainer is None else self.trainer.world_size,
         )
         return DataLoader(
             self.samples,
@@ -217,6 +228,12 @@ def collate(samples: Sequence[tuple[str, Tensor, dict[str, Tensor]]]) -> Batch:
 def _one_thread(_: int) -> None:
     """Each worker computes with one thread; the network has the others."""
     torch.set_num_threads(1)
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"{name} needs a value >= 1, got {number}")
 
 
 def _check_unique(cases: Sequence[Case]) -> None:

@@ -65,6 +65,9 @@ class Split(Protocol):
 class KFold:
     """k folds over groups; fold `fold` is held out. Cases that the dataset sets apart as "test" stay apart.
 
+    A fold that the cases themselves carry wins over the shuffle. The dataset's own "val" is not kept: its cases take
+    part in the folds.
+
     Args:
         n_folds: Number of folds, at least 2.
         seed: Seed of the shuffle of the groups; the same for every run, whatever its training seed.
@@ -77,7 +80,12 @@ class KFold:
         self.seed = seed
 
     def __call__(self, cases: Sequence[Case], *, fold: int) -> Parts:
-        """The parts of one fold; a fold that the cases themselves carry wins over the shuffle."""
+        """The parts of one fold.
+
+        Raises:
+            UsageError: There is no such fold.
+            DataError: There are too few groups, or the folds that the cases carry do not make `n_folds` folds.
+        """
         if not 0 <= fold < self.n_folds:
             raise UsageError(f"fold needs 0..{self.n_folds - 1} with dataset.split.n_folds={self.n_folds}, got {fold}")
         learning = [case for case in cases if case.split != "test"]
@@ -90,9 +98,34 @@ class KFold:
 
 
 def _fold_of_group(cases: Sequence[Case], *, n_folds: int, seed: int) -> dict[str, int]:
-    prescribed = {case.group: case.fold for case in cases if case.fold is not None}
+    prescribed = _prescribed_folds(cases, n_folds=n_folds)
     groups = sorted({case.group for case in cases} - prescribed.keys())
     if len(groups) + len(prescribed) < n_folds:
         raise DataError(f"{n_folds} folds need as many groups, got {len(groups) + len(prescribed)}")
     order = np.random.default_rng(seed).permutation(len(groups))
-    return prescribed | {groups[index]: place % n_folds for place, index in enumerate(order)}
+    folds = prescribed | {groups[index]: place % n_folds for place, index in enumerate(order)}
+    empty = sorted(set(range(n_folds)) - set(folds.values()))
+    if empty:
+        raise DataError(
+            f"fold {empty[0]} of dataset.split.n_folds={n_folds} has no case; the dataset prescribes the folds"
+        )
+    return folds
+
+
+def _prescribed_folds(cases: Sequence[Case], *, n_folds: int) -> dict[str, int]:
+    """The fold of each group whose cases carry one."""
+    prescribed: dict[str, int] = {}
+    for case in cases:
+        if case.fold is None:
+            continue
+        if not 0 <= case.fold < n_folds:
+            raise DataError(
+                f"case {case.case_id} belongs to fold {case.fold} of its dataset, and dataset.split.n_folds={n_folds} "
+                "never holds that out; give the dataset's own number of folds"
+            )
+        if prescribed.setdefault(case.group, case.fold) != case.fold:
+            raise DataError(
+                f"group {case.group} stands in folds {prescribed[case.group]} and {case.fold} (case {case.case_id}); "
+                "a group (patient) must not be cut by a split"
+            )
+    return prescribed

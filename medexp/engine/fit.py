@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.core import environment
@@ -29,6 +30,7 @@ from medexp.engine.process import determinism_note, keep_freed_memory, pinned_pr
 from medexp.engine.run import Run, load_results_checkpoint
 from medexp.engine.signals import StopRequest
 from medexp.engine.study import Study
+from medexp.models.adapter import fit_size
 
 _ON_CHANGE = ("refuse", "resume", "new")
 
@@ -105,12 +107,18 @@ class _Job:
                 "finished already with the same configuration, code and data: %s; nothing to do", self.folder.path
             )
             return Run(self.folder.path)
+        self._try_patch()
         self._write_start()
         with self._recorded(), self.stop.listening():
             self._fit()
             self._judge()
         LOGGER.info("recorded in %s", self.folder.path)
         return Run(self.folder.path)
+
+    def _try_patch(self) -> None:
+        """Tell a patch that does not fit the network before anything is recorded."""
+        channels = len(self.parts.data.source.channels)
+        fit_size(self.parts.module.model, torch.zeros(1, channels, *self.config.dataset.patch_size))
 
     def _new_record(self) -> Record:
         config, data = self.config, self.parts.data
@@ -293,8 +301,6 @@ class _Job:
 
 
 def _device(config: DictConfig) -> str:
-    import torch
-
     return "cuda" if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 

@@ -97,6 +97,7 @@ class Experiment(pl.LightningModule):
             for metric in self.metrics
         }
 
+    @torch.no_grad()
     def predict_cases(self, batch: Batch) -> list[Prediction]:
         """Final predictions of whole cases, on each image's own grid."""
         outputs = self.inferer(batch.images, self._maps)

@@ -28,6 +28,10 @@ class SlidingWindow:
     def __init__(
         self, *, window: Sequence[int], overlap: float, batch_size: int, blending: str, low_memory: bool
     ) -> None:
+        if min(window, default=0) < 1 or batch_size < 1:
+            raise UsageError(
+                f"inferer.window and inferer.batch_size need values >= 1, got {list(window)} and {batch_size}"
+            )
         if not 0 <= overlap < 1:
             raise UsageError(f"inferer.overlap needs a value in [0, 1), got {overlap}")
         if blending not in ("gaussian", "constant"):

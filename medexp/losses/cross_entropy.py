@@ -16,6 +16,8 @@ class CrossEntropy(nn.Module):
         sigmoid: The channels are overlapping regions.
     """
 
+    pools_batch = True
+
     def __init__(self, *, sigmoid: bool) -> None:
         super().__init__()
         self.sigmoid = sigmoid
@@ -23,7 +25,7 @@ class CrossEntropy(nn.Module):
     def forward(
         self, logits: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch target_channels *spatial"]
     ) -> Float[Tensor, ""]:
-        """Mean over voxels (and regions); target: class index (batch, 1, *spatial) or regions (batch, channels, *spatial)."""
+        """Mean over voxels (and regions); target: class index (batch, 1, *spatial) or regions, one a channel."""
         if self.sigmoid:
             return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
         return F.cross_entropy(logits, target[:, 0].long())

@@ -2,49 +2,50 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from monai.losses import FocalLoss
 from torch import Tensor, nn
 
 from medexp.core.errors import UsageError
 
 
 class Focal(nn.Module):
-    """Focal loss of Lin et al. (ICCV 2017), eq. 4 and 5, by MONAI's FocalLoss.
+    """Focal loss of Lin et al. (ICCV 2017), eq. 4 and 5: -alpha (1 - p)^gamma log p, p the probability of the truth.
 
-    With exclusive classes MONAI's mean divides by the number of classes as well as by that of voxels; here the classes
-    are summed, as in cross-entropy, so that `gamma=0` gives exactly that.
+    MONAI's FocalLoss divides the softmax form by the number of classes too, leaves the background out before the
+    softmax (a loss of constant zero with one foreground class) and has no gradient for gamma < 1 at a sure voxel; so
+    the formula is written here.
 
     Args:
         sigmoid: The channels are overlapping regions; the mean is over voxels and regions.
         gamma: Focusing exponent; 0 is cross-entropy.
         alpha: Weight of foreground, 1 - alpha that of background; None weighs all alike.
-        include_background: Count the background class among exclusive classes.
     """
 
-    def __init__(self, *, sigmoid: bool, gamma: float, alpha: float | None, include_background: bool) -> None:
+    pools_batch = True
+
+    def __init__(self, *, sigmoid: bool, gamma: float, alpha: float | None) -> None:
         super().__init__()
-        if sigmoid and not include_background:
-            raise UsageError("loss.include_background=false has no meaning for overlapping regions; set it to true")
-        if alpha is not None and not sigmoid and not include_background:
-            raise UsageError(
-                "loss.alpha weighs foreground against background; with include_background=false set it to null"
-            )
         if gamma < 0:
             raise UsageError(f"loss.gamma needs a value >= 0, got {gamma}")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise UsageError(f"loss.alpha needs a value in [0, 1] or null, got {alpha}")
         self.sigmoid = sigmoid
-        self.focal = FocalLoss(
-            include_background=include_background,
-            to_onehot_y=not sigmoid,
-            gamma=gamma,
-            alpha=alpha,
-            reduction="none",
-            use_softmax=not sigmoid,
-        )
+        self.gamma = gamma
+        self.alpha = alpha
 
     def forward(
         self, logits: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch target_channels *spatial"]
     ) -> Float[Tensor, ""]:
-        """Mean over voxels; target: class index (batch, 1, *spatial) or regions (batch, channels, *spatial)."""
-        loss: Tensor = self.focal(logits, target)
-        return loss.mean() if self.sigmoid else loss.sum(dim=1).mean()
+        """Mean over voxels (and regions); target: class index (batch, 1, *spatial) or regions, one a channel."""
+        if self.sigmoid:
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+        else:
+            cross_entropy = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
+        # 1 - p to full precision; the floor keeps the slope of a power below 1 finite at p = 1.
+        missing = (-torch.expm1(-cross_entropy)).clamp_min(torch.finfo(logits.dtype).tiny ** 0.5)
+        loss = missing.pow(self.gamma) * cross_entropy
+        if self.alpha is not None:
+            loss = loss * torch.where(target > 0, self.alpha, 1 - self.alpha)
+        return loss.mean()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medexp.core.errors import UsageError
+from medexp.core.errors import UsageError, did_you_mean
 
 DEEP_SUPERVISION = "deep_supervision"
 
@@ -59,8 +59,8 @@ def build_model(
 ) -> nn.Module:
     """Call a model factory with what it asks for.
 
-    A factory that takes `heads` obeys the contract itself. Any other is called with `out_channels`, the sum of the heads'
-    channels, as MONAI's networks take it, and its output is dealt out to the heads.
+    A factory that takes `heads` obeys the contract itself. Any other is called with `out_channels`, the sum of the
+    heads' channels, as MONAI's networks take it, and its output is dealt out to the heads.
 
     Args:
         factory: Class or function with all other arguments bound.
@@ -73,7 +73,7 @@ def build_model(
         A module `model(images) -> dict`.
 
     Raises:
-        UsageError: The factory takes neither `heads` nor `out_channels`, or refuses its arguments.
+        UsageError: The factory takes neither `heads` nor `out_channels`, has no such knob, or refuses its arguments.
     """
     available: dict[str, Any] = {
         "spatial_dims": spatial_dims,
@@ -84,7 +84,9 @@ def build_model(
     }
     target = factory.func if isinstance(factory, functools.partial) else factory
     accepted = inspect.signature(target).parameters
-    given = {name: value for name, value in available.items() if name in accepted}
+    knobs = factory.keywords if isinstance(factory, functools.partial) else {}
+    _check_knobs(knobs, accepted, target, fixed=available.keys() - {"img_size"})
+    given = {name: value for name, value in available.items() if name in accepted and name not in knobs}
     if "heads" in given:
         given.pop("out_channels", None)
     elif "out_channels" not in given:
@@ -96,25 +98,45 @@ def build_model(
     return network if "heads" in given else DenseModel(network, heads=heads, spatial_dims=spatial_dims)
 
 
+def _check_knobs(
+    knobs: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter], target: Any, *, fixed: Collection[str]
+) -> None:
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values())
+    for name in knobs:
+        if name in fixed:
+            raise UsageError(f"model.{name} follows from dataset and task; remove it from the model's options")
+        if name not in accepted and not takes_any:
+            known = [other for other in accepted if other not in fixed]
+            raise UsageError(f"model {_name(target)} has no knob {name}{did_you_mean(name, known)}")
+
+
 def _name(target: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
 
 
 def fit_size(model: nn.Module, patch: Tensor) -> None:
-    """Run one patch through a model, so that a size that does not fit is told before training.
+    """Run one patch through a model, which stays as it was, so that a size that does not fit is told before training.
+
+    Args:
+        model: A model under the contract of dense models.
+        patch: Images of shape (batch, channels, *spatial).
 
     Raises:
         UsageError: The patch does not pass the network, or a map comes out in another size.
     """
     size = tuple(patch.shape[2:])
+    was_training = model.training
+    model.eval()
     try:
         with torch.no_grad():
             outputs = model(patch)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"a patch of {size} does not pass the network: {error}; choose dataset.patch_size divisible by the product "
             "of the strides"
         ) from error
+    finally:
+        model.train(was_training)
     for head, maps in outputs.items():
         if isinstance(maps, Tensor) and tuple(maps.shape[2:]) != size:
             raise UsageError(f"model gives {head} in size {tuple(maps.shape[2:])} for a patch of {size}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Placement
 from medexp.core.resample import resize_linear
-from medexp.core.types import Annotation, Batch, Image, Kind, Prediction, StructureClass
+from medexp.core.types import UNANNOTATED, Annotation, Batch, Image, Kind, Prediction, StructureClass
 from medexp.tasks.base import Task
 
 HEAD = "semantic"
@@ -61,17 +61,28 @@ class SemanticSegmentation(Task):
         self.heads = {HEAD: len(self.classes) + (1 if self.regions is None else 0)}
 
     def _check_regions(self) -> None:
+        if self.ignore_index == 0:
+            raise UsageError(
+                "task.ignore_index=0 is the background; it needs the label id of unannotated voxels or null"
+            )
         if not self.ids:
             raise UsageError("the dataset declares no label beside the background; nothing can be segmented")
+        if self.regions is not None and not self.regions:
+            raise UsageError("task.regions names no region; give label ids by name, e.g. {whole: [1, 2], core: [2]}")
         for name, ids in (self.regions or {}).items():
             unknown = sorted(set(ids) - set(self.ids))
-            if unknown:
-                raise UsageError(f"task.regions.{name} names labels {unknown}; the dataset declares {self.ids}")
+            if unknown or not ids:
+                raise UsageError(
+                    f"task.regions.{name} needs labels that the dataset declares ({self.ids}), got {list(ids)}"
+                )
 
     def sample_targets(self, reference: Annotation) -> dict[str, Tensor]:
-        """Class index (1, *spatial), or regions (regions, *spatial); `ignore_index` stays as it is."""
-        layers = self._layers(_mask_of(reference))
-        return {HEAD: torch.from_numpy(layers.astype(np.int16))}
+        """Class index (1, *spatial), or regions (regions, *spatial); `UNANNOTATED` where the mask is `ignore_index`."""
+        mask = _mask_of(reference)
+        layers = self._layers(mask)
+        if self.ignore_index is not None:
+            layers[:, mask == self.ignore_index] = UNANNOTATED
+        return {HEAD: torch.from_numpy(layers)}
 
     def loss(self, outputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Tensor]:
         """The terms of the configured loss over all levels of deep supervision."""
@@ -96,10 +107,7 @@ class SemanticSegmentation(Task):
                 raise DataError(f"case {image.case.case_id} has no reference; it cannot be evaluated")
             mask = _mask_of(image.annotation)
             valid = None if self.ignore_index is None else mask != self.ignore_index
-            layers = self._layers(
-                np.where(mask == self.ignore_index, 0, mask) if self.ignore_index is not None else mask
-            )
-            references.append(self._prediction(image, mask=layers, valid=valid))
+            references.append(self._prediction(image, mask=self._layers(mask), valid=valid))
         return references
 
     def _prediction(self, image: Image, **content: Any) -> Prediction:
@@ -113,15 +121,13 @@ class SemanticSegmentation(Task):
         )
 
     def _layers(self, mask: Integer[np.ndarray, "*spatial"]) -> Integer[np.ndarray, "layers *spatial"]:
-        """Label ids as layers: one of class indices, or one of 0 and 1 per region."""
+        """Label ids as layers: one of class indices, or one of 0 and 1 per region; 0 where the id is `ignore_index`."""
         if self.regions is None:
             layers = np.zeros((1, *mask.shape), dtype=np.int16)
             for index, label in enumerate(self.ids, start=1):
                 layers[0][mask == label] = index
         else:
             layers = np.stack([np.isin(mask, ids) for ids in self.regions.values()]).astype(np.int16)
-        if self.ignore_index is not None:
-            layers[:, mask == self.ignore_index] = self.ignore_index
         return layers
 
 

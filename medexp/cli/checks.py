@@ -1,0 +1,113 @@
+"""What Hydra itself would let pass: options, keys and sweeps that cannot mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from medexp.cli.experiment_file import OPEN_OBJECTS, OPEN_VALUES, Experiment, all_keys, is_known
+from medexp.cli.overrides import Sweep, is_hydras
+from medexp.cli.places import option_names
+from medexp.core.errors import UsageError, did_you_mean
+
+# Groups of which several options may be chosen, or none.
+_SEVERAL = ("callbacks", "metrics")
+_FILLED_IN = "axes"
+
+
+def check_sweep(sweep: Sweep, experiment: Experiment | None, groups: Sequence[str]) -> None:
+    """Refuse an experiment that sets values of a group that is swept: they would reach every option.
+
+    Raises:
+        UsageError: Names the keys and the file.
+    """
+    for key in sweep.swept if experiment is not None else []:
+        values = experiment.body.get(key) if experiment is not None else None
+        if key in groups and isinstance(values, Mapping) and experiment is not None:
+            raise UsageError(
+                f"{experiment.path} sets {', '.join(f'{key}.{name}' for name in values)}, but {key} is swept, "
+                f"so every {key} would get it; make an option file of it (conf/{key}/NAME.yaml in a folder given with "
+                "--config-dir) or sweep another group"
+            )
+
+
+def check_options(
+    sweep: Sweep, experiment: Experiment | None, groups: Sequence[str], *, folders: Sequence[Path]
+) -> None:
+    """Refuse options that do not exist.
+
+    Args:
+        sweep: The overrides of one job.
+        experiment: The experiment file, if there is one.
+        groups: Names of the groups.
+        folders: Folders of options.
+
+    Raises:
+        UsageError: Names the group, the option and the nearest valid names.
+    """
+    chosen = dict(experiment.choices) if experiment is not None else {}
+    for override in sweep.parsed:
+        if override.key_or_group in groups:
+            chosen[override.key_or_group] = _option_of(override)
+    own = [experiment.inline_name] if experiment is not None else []
+    for group, option in chosen.items():
+        names = option_names(group, folders)
+        known = f" (known: {', '.join(names)})"
+        if not isinstance(option, str | int | float | (list if group in _SEVERAL else str)):
+            raise UsageError(f"{group} takes the name of an option, got {'null' if option is None else option}{known}")
+        for name in map(str, option if isinstance(option, list) else [option]):
+            if name not in [*names, *own]:
+                raise UsageError(f"{group}={name}: no such option{did_you_mean(name, names)}{known}")
+
+
+def _option_of(override: Override) -> Any:
+    if override.is_delete():
+        group = override.key_or_group
+        remedy = f"write {group}=[]" if group in _SEVERAL else "choose another option of it"
+        raise UsageError(f"{override.input_line}: an experiment needs its {group}; {remedy}")
+    return override.value()
+
+
+def check_overrides(sweep: Sweep, known: DictConfig, groups: Sequence[str]) -> None:
+    """Refuse overrides whose keys do not exist.
+
+    Args:
+        sweep: The overrides of one job.
+        known: The configuration with the same options and the experiment's values.
+        groups: Names of the groups.
+
+    Raises:
+        UsageError: Names the key and the nearest valid keys.
+    """
+    for override in sweep.parsed:
+        key = override.key_or_group
+        if key in groups or is_hydras(key) or _is_of_own_object(key, sweep):
+            continue
+        if key.split(".")[0] == _FILLED_IN:
+            raise UsageError(f"{override.input_line}: {_FILLED_IN} is filled in by medexp; remove it")
+        if not is_known(key, known):
+            near = did_you_mean(key, [*all_keys(known), *groups])
+            raise UsageError(f"{override.input_line}: there is no key {key}{near}")
+        if override.is_delete() and key.rpartition(".")[0] not in (*OPEN_OBJECTS, *OPEN_VALUES):
+            raise UsageError(f"{override.input_line}: {key} cannot be removed; give it another value, or null")
+
+
+def _is_of_own_object(key: str, sweep: Sweep) -> bool:
+    """Whether a key belongs to an object that these overrides add, e.g. `+metrics.mine._target_=mine.Metric`."""
+    for opened in OPEN_OBJECTS:
+        name = key.removeprefix(f"{opened}.").split(".")[0]
+        if key.startswith(f"{opened}.") and any(_adds(override, f"{opened}.{name}") for override in sweep.parsed):
+            return True
+    return False
+
+
+def _adds(override: Override, key: str) -> bool:
+    if not (override.is_add() or override.is_force_add()):
+        return False
+    value = override.value()
+    whole = override.key_or_group == key and isinstance(value, dict) and "_target_" in value
+    return whole or override.key_or_group == f"{key}._target_"

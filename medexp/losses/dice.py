@@ -1,0 +1,86 @@
+"""Dice loss over exclusive classes or over overlapping regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from monai.losses import DiceLoss
+from torch import Tensor, nn
+
+from medexp.core.errors import UsageError
+
+
+class Dice(nn.Module):
+    """One minus the soft Dice of each image and class, averaged (Milletari et al., 3DV 2016), by MONAI's DiceLoss.
+
+    MONAI drops the first channel whenever the background is left out, the first of several regions too, and ignores a
+    weight where one class is left; here regions all count, and a weight is honoured or refused.
+
+    Args:
+        sigmoid: The channels are overlapping regions.
+        include_background: Count the background class among exclusive classes.
+        squared_pred: Squares in the denominator (V-Net).
+        jaccard: Jaccard index instead of Dice.
+        smooth_nr: Added to the numerator.
+        smooth_dr: Added to the denominator.
+        batch: One Dice over all voxels of the batch instead of one per image.
+        weight: Factor on each class that counts, or on each region; None weighs all alike.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigmoid: bool,
+        include_background: bool,
+        squared_pred: bool,
+        jaccard: bool,
+        smooth_nr: float,
+        smooth_dr: float,
+        batch: bool,
+        weight: Sequence[float] | None,
+    ) -> None:
+        super().__init__()
+        if sigmoid and include_background:
+            raise UsageError(
+                "loss.include_background=true has no meaning for overlapping regions, which have no background; "
+                "set it to false"
+            )
+        if smooth_nr < 0 or smooth_dr <= 0:
+            raise UsageError(
+                f"Dice loss needs smooth_nr >= 0 and smooth_dr > 0 (an empty class divides by smooth_dr), "
+                f"got smooth_nr={smooth_nr}, smooth_dr={smooth_dr}"
+            )
+        if weight is not None and (min(weight, default=0) < 0 or max(weight, default=0) <= 0):
+            raise UsageError(f"loss.weight needs values >= 0, one of them above 0, got {list(weight)}")
+        self.pools_batch = batch
+        self.weight = None if weight is None else tuple(float(value) for value in weight)
+        self.dice = DiceLoss(
+            include_background=include_background or sigmoid,
+            to_onehot_y=not sigmoid,
+            sigmoid=sigmoid,
+            softmax=not sigmoid,
+            squared_pred=squared_pred,
+            jaccard=jaccard,
+            reduction="none",
+            smooth_nr=smooth_nr,
+            smooth_dr=smooth_dr,
+            batch=batch,
+        )
+
+    def forward(
+        self, logits: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch target_channels *spatial"]
+    ) -> Float[Tensor, ""]:
+        """Mean over images and classes; target: class index (batch, 1, *spatial) or regions, one a channel.
+
+        Raises:
+            UsageError: `weight` has not one value for each class.
+        """
+        classes = logits.shape[1] - (0 if self.dice.include_background else 1)
+        loss: Tensor = self.dice(logits, target).reshape(-1, classes)
+        if self.weight is None:
+            return loss.mean()
+        if len(self.weight) != classes:
+            raise UsageError(f"loss.weight needs {classes} values, one for each class that counts, got {self.weight}")
+        return (loss * torch.tensor(self.weight, dtype=loss.dtype, device=loss.device)).mean()
