@@ -6,10 +6,10 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench reproducibility clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 12
+	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
 
 install: $(INSTALLED)  ## make .venv and install medexp with its development tools
 
@@ -38,6 +38,9 @@ check: $(INSTALLED)  ## format, lint, types, layers, docstrings
 
 bench: $(INSTALLED)  ## time a training step against a plain script (ROOT=folder of MSD Task04)
 	$(BIN)/python tests/bench/train_step.py $(if $(ROOT),--root $(ROOT))
+
+reproducibility: $(INSTALLED)  ## say what is bitwise reproducible on this machine
+	$(BIN)/python tests/bench/reproducibility.py
 
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format .

@@ -133,7 +133,7 @@ def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> 
     Args:
         config: A node with `_target_`, or a list or mapping of such nodes.
         key: Where the node stands, for error messages.
-        arguments: Further arguments of the outermost object; they replace keys of the same name, unbuilt.
+        **arguments: Further arguments of the outermost object; they replace keys of the same name, unbuilt.
 
     Returns:
         The object, or a partial where `_partial_` is set.

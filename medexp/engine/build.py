@@ -46,6 +46,12 @@ class Parts:
 def build(config: DictConfig) -> Parts:
     """Build module and data; the initial weights follow from the seed and the model alone.
 
+    Args:
+        config: A finished configuration.
+
+    Returns:
+        The parts of the run.
+
     Raises:
         UsageError: Two options do not fit each other, or one refuses its values.
     """
@@ -138,6 +144,10 @@ def load_initial_weights(model: torch.nn.Module, run: Path, *, skip: list[str]) 
 
 def freeze(model: torch.nn.Module, patterns: list[str]) -> None:
     """Exclude the parameters that match a pattern from training.
+
+    Args:
+        model: The model.
+        patterns: Patterns of parameter names, as of file names.
 
     Raises:
         UsageError: A pattern matches nothing, or nothing is left to train.

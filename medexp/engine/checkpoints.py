@@ -27,6 +27,11 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint and read it back.
 
+        Args:
+            checkpoint: Weights and plain values.
+            path: The file.
+            storage_options: Not used.
+
         Raises:
             MedexpError: The file cannot be written, or is not readable as weights and plain values.
         """
@@ -48,6 +53,13 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
 def load_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code that it may hold.
+
+    Args:
+        path: The file.
+        map_location: Device of the tensors.
+
+    Returns:
+        The checkpoint.
 
     Raises:
         RecordError: The file is missing, corrupt, or would need to run code.
@@ -191,8 +203,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
         """Take the signals over from Lightning, which would stop between two optimiser steps without saving."""
         self.stop.install()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Experiment) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights if this validation's first metric beats all before."""
+        assert isinstance(pl_module, Experiment)
         metric = pl_module.metrics[0]
         self.offer_best(trainer, pl_module.results()[metric.name]["mean"], higher_is_better=metric.higher_is_better)
 

@@ -45,15 +45,16 @@ class CaseFiles(pl.Callback):
     def on_test_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: Experiment,
-        outputs: list[Prediction],
+        pl_module: pl.LightningModule,
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Write the files of the cases of one batch."""
+        assert isinstance(pl_module, Experiment)
         references = pl_module.task.reference(batch)
-        for image, prediction, reference in zip(batch.images_read, outputs, references, strict=True):
+        for image, prediction, reference in zip(batch.images_read, outputs["predictions"], references, strict=True):
             if prediction.case_id in self.drawn:
                 draw_overlay(image, prediction, reference, self.folder.overlays)
             if self.save_predictions:
@@ -64,6 +65,13 @@ class CaseFiles(pl.Callback):
 
 def chosen_cases(wanted: int | Sequence[str], case_ids: Sequence[str]) -> list[str]:
     """Ids of the cases to draw: the given ones, or as many as asked for, spread evenly over the sorted ids.
+
+    Args:
+        wanted: A number, or ids.
+        case_ids: Ids of the judged cases.
+
+    Returns:
+        Ids of the cases to draw.
 
     Raises:
         UsageError: A given id is not among the judged cases.

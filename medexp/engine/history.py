@@ -77,8 +77,9 @@ class History(pl.Callback):
         """Every batch that a checkpoint has seen is on disk before it is."""
         self.flush()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Experiment) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the scores of a validation after the current batch."""
+        assert isinstance(pl_module, Experiment)
         self.flush()
         results = pl_module.results()
         trained = trainer.fit_loop.epoch_loop.batch_progress.total.ready

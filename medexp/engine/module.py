@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from medexp.core.types import Batch, EvidenceRow, Metric, Prediction
@@ -77,13 +78,13 @@ class Experiment(pl.LightningModule):
         """Forget the evidence of what was judged before."""
         self.evidence = []
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Judge whole cases."""
-        return self._judge(batch)
+        return {"predictions": self._judge(batch)}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Judge whole cases."""
-        return self._judge(batch)
+        return {"predictions": self._judge(batch)}
 
     def on_validation_epoch_end(self) -> None:
         """Show the mean scores to progress and to callbacks that watch them."""
@@ -103,7 +104,7 @@ class Experiment(pl.LightningModule):
         outputs = self.inferer(batch.images, self._maps)
         return [self.post_processing(prediction) for prediction in self.task.decode(outputs, batch)]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser of all trainable parameters, and the schedule by steps."""
         optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         scheduler = torch.optim.lr_scheduler.LambdaLR(

@@ -7,12 +7,15 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 2**31 - 1
+# A module whose attributes are properties, which type checkers do not see.
+_DETERMINISTIC: Any = torch.utils.deterministic
 
 
 def keep_freed_memory() -> bool:
@@ -55,19 +58,19 @@ def pinned_process(*, threads: int, seed: int, deterministic: bool) -> Iterator[
     """
     threads_before, algorithms_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_before = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill_before = torch.utils.deterministic.fill_uninitialized_memory
+    fill_before = _DETERMINISTIC.fill_uninitialized_memory
     torch.set_num_threads(threads)
     seed_everything(seed)
     # On CUDA max-pooling, trilinear upsampling and adaptive pooling in 3D have no deterministic backward: the record says so.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Filling each new tensor cost 13 % of a 3D step on a CPU; nothing here reads memory that it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    _DETERMINISTIC.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(algorithms_before, warn_only=warn_before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill_before
+        _DETERMINISTIC.fill_uninitialized_memory = fill_before
 
 
 def determinism_note(*, device: str, deterministic: bool) -> str:

@@ -70,6 +70,9 @@ class Run:
     def module(self) -> Experiment:
         """The trained network with its task, on the CPU, in evaluation mode.
 
+        Returns:
+            The module.
+
         Raises:
             RecordError: No intact checkpoint is left.
         """
@@ -82,6 +85,12 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Open a run folder.
 
+    Args:
+        path: The folder, with run.json.
+
+    Returns:
+        The run.
+
     Raises:
         RecordError: There is no readable record.
     """
@@ -90,6 +99,14 @@ def load_run(path: str | Path) -> Run:
 
 def load_results_checkpoint(module: Experiment, folder: RunFolder, *, choice: str) -> Path:
     """Load the weights that results are computed from: the last ones, or those of the best validation.
+
+    Args:
+        module: Gets the weights.
+        folder: The run's folder.
+        choice: "last" or "best".
+
+    Returns:
+        The checkpoint's file.
 
     Raises:
         RecordError: No intact checkpoint is left.

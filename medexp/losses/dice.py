@@ -78,7 +78,7 @@ class Dice(nn.Module):
             UsageError: `weight` has not one value for each class.
         """
         classes = logits.shape[1] - (0 if self.dice.include_background else 1)
-        loss: Tensor = self.dice(logits, target).reshape(-1, classes)
+        loss: Tensor = self.dice(logits, target.to(logits.dtype)).reshape(-1, classes)
         if self.weight is None:
             return loss.mean()
         if len(self.weight) != classes:

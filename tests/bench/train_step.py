@@ -7,6 +7,7 @@ Run by `make bench`; with `--root` on the hippocampus, without it on generated v
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -96,10 +97,8 @@ def framework(steps: int, root: str | None) -> float:
                 "callbacks=progress",
             ],
         )
-        try:
+        with contextlib.suppress(Stop):
             medexp.train(config)
-        except Stop:
-            pass
     return _seconds_a_step(marks)
 
 
@@ -172,8 +171,8 @@ def _in_turns(names: tuple[str, str], *, rounds: int, steps: int, root: str | No
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            words = [sys.executable, __file__, "--only", name, "--steps", str(steps), *(["--root", root] if root else [])]
-            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            words = ["--only", name, "--steps", str(steps), *(["--root", root] if root else [])]
+            done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
     return found
 

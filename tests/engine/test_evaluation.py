@@ -34,7 +34,8 @@ def msd_task(tmp_path: Path) -> Path:
         nib.save(nib.Nifti1Image(image.astype(np.float32), affine), root / "imagesTr" / name)
         nib.save(nib.Nifti1Image(mask, affine), root / "labelsTr" / name)
         training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
-    content = {"name": "Ball", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "ball"}, "training": training}
+    labels = {"0": "background", "1": "ball"}
+    content = {"name": "Ball", "modality": {"0": "CT"}, "labels": labels, "training": training}
     (root / "dataset.json").write_text(json.dumps(content))
     return root
 

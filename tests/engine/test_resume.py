@@ -212,5 +212,3 @@ def test_a_run_that_another_process_writes_is_refused(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
-
-

@@ -27,7 +27,6 @@ def _assert_close(one: Run, other: Run, *, tolerance: float) -> None:
         torch.testing.assert_close(value, _weights(other)[name], rtol=0, atol=tolerance, msg=name)
 
 
-
 def test_accumulated_batches_equal_the_large_batch(tmp_path: Path) -> None:
     # Instance normalisation and a mean over samples: the gradient of 4 is the mean of those of 4 times 1.
     knobs = ("optimizer=sgd", "optimizer.lr=0.1", "trainer.max_steps=3")
@@ -81,7 +80,7 @@ def test_losses_are_computed_in_fp32_under_mixed_precision(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("norm", [torch.nn.InstanceNorm3d, torch.nn.BatchNorm3d])
 def test_normalisation_statistics_are_fp32_under_autocast(norm: type[torch.nn.Module]) -> None:
-    # The mean of 32768 values of 100 +- 1 has 8 bits too few in bf16, so statistics in bf16 would be off by whole units.
+    # bf16 has 8 bits: statistics of values around 100 that were summed in it would be off by whole units.
     values = 100 + torch.randn(2, 3, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     layer = norm(3, affine=True)
     rounded = values.bfloat16()
@@ -175,10 +174,9 @@ def test_only_the_newest_checkpoints_are_kept_and_the_best_one_is_marked_as_bias
 
 
 def test_auto_precision_is_resolved_once_per_study_and_recorded(tmp_path: Path) -> None:
-    one = train_tiny(tmp_path / "runs", "trainer.max_epochs=1", "precision=auto", "threads=auto", "dataset.workers=auto")
-    two = train_tiny(
-        tmp_path / "runs", "trainer.max_epochs=1", "precision=auto", "threads=auto", "dataset.workers=auto", "seed=1"
-    )
+    knobs = ("trainer.max_epochs=1", "precision=auto", "threads=auto", "dataset.workers=auto")
+    one = train_tiny(tmp_path / "runs", *knobs)
+    two = train_tiny(tmp_path / "runs", *knobs, "seed=1")
     assert one.record.precision == two.record.precision == one.config.precision
     assert one.record.precision in ("32-true", "bf16-mixed", "16-mixed")
     pinned = (one.path.parent / "study.json").read_text()

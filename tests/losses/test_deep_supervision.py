@@ -42,8 +42,12 @@ def test_targets_are_brought_to_a_coarser_map_by_the_nearest_voxel():
     expected = []
     for logits in levels:
         factors = [have / want for have, want in zip(logits.shape[2:], target.shape[2:], strict=True)]
-        labels = [ndimage.zoom(sample[0].numpy(), factors, order=0, mode="nearest", grid_mode=True) for sample in target]
-        expected.append(F.cross_entropy(logits, torch.stack([torch.from_numpy(label).long() for label in labels])).item())
+        labels = [
+            ndimage.zoom(sample[0].numpy(), factors, order=0, mode="nearest", grid_mode=True) for sample in target
+        ]
+        expected.append(
+            F.cross_entropy(logits, torch.stack([torch.from_numpy(label).long() for label in labels])).item()
+        )
     value = DeepSupervision(loss=LOSS, decay=0.5)(levels, target)["loss"]
     assert value.item() == pytest.approx((4 * expected[0] + 2 * expected[1] + expected[2]) / 7)
 

@@ -79,7 +79,9 @@ def test_exclusive_classes_follow_the_formula(knobs):
     )
 
 
-@pytest.mark.parametrize("knobs", [{}, {"squared_pred": True}, {"jaccard": True}, {"batch": True}, {"weight": [1.0, 3.0, 0.5]}])
+@pytest.mark.parametrize(
+    "knobs", [{}, {"squared_pred": True}, {"jaccard": True}, {"batch": True}, {"weight": [1.0, 3.0, 0.5]}]
+)
 def test_overlapping_regions_all_count(knobs):
     logits, target = example("regions")
     assert dice("regions", **knobs)(logits, target).item() == pytest.approx(
@@ -87,7 +89,9 @@ def test_overlapping_regions_all_count(knobs):
     )
 
 
-@pytest.mark.parametrize("knobs", [{"include_background": True}, {"squared_pred": True}, {"jaccard": True}, {"batch": True}])
+@pytest.mark.parametrize(
+    "knobs", [{"include_background": True}, {"squared_pred": True}, {"jaccard": True}, {"batch": True}]
+)
 def test_exclusive_classes_agree_with_monai(knobs):
     logits, target = example("classes")
     chosen = {key: value for key, value in (KNOBS | knobs).items() if key != "weight"}
@@ -136,7 +140,11 @@ def test_the_loss_does_not_depend_on_the_dimension():
         ("regions", {"include_background": True}, "include_background=true has no meaning for overlapping regions"),
         ("classes", {"smooth_dr": 0.0}, "needs smooth_nr >= 0 and smooth_dr > 0"),
         ("classes", {"smooth_nr": -1.0}, "needs smooth_nr >= 0 and smooth_dr > 0"),
-        ("classes", {"weight": [1.0, -1.0]}, r"loss\.weight needs values >= 0, one of them above 0, got \[1\.0, -1\.0\]"),
+        (
+            "classes",
+            {"weight": [1.0, -1.0]},
+            r"loss\.weight needs values >= 0, one of them above 0, got \[1\.0, -1\.0\]",
+        ),
         ("classes", {"weight": [0.0, 0.0]}, r"loss\.weight needs values >= 0, one of them above 0"),
         ("classes", {"weight": []}, r"loss\.weight needs values >= 0, one of them above 0"),
     ],

@@ -104,7 +104,9 @@ def test_easy_voxels_lose_weight_with_gamma():
         return (focal(hard, target) / focal(easy, target)).item()
 
     assert ratio(2.0) > 100 * ratio(0.0)
-    assert ratio(0.0) == pytest.approx((F.cross_entropy(hard, target[:, 0].long()) / F.cross_entropy(easy, target[:, 0].long())).item())
+    assert ratio(0.0) == pytest.approx(
+        (F.cross_entropy(hard, target[:, 0].long()) / F.cross_entropy(easy, target[:, 0].long())).item()
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from medexp.losses.weighted_sum import WeightedSum
 torch.set_num_threads(1)
 FOCAL, CROSS_ENTROPY = Focal(sigmoid=False, gamma=2.0, alpha=None), CrossEntropy(sigmoid=False)
 LOGITS = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+NESTED = WeightedSum(terms={"a": FOCAL}, weights={"a": 1.0})
 TARGET = torch.randint(3, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0))
 
 
@@ -37,9 +38,9 @@ def test_a_term_of_weight_zero_stays_visible_and_does_not_train():
         ({"a": FOCAL}, {"a": 1.0, "b": 1.0}, r"needs one weight for each of \['a'\], got \['a', 'b'\]"),
         ({"a": FOCAL}, {"a": -1.0}, "needs weights >= 0, one of them above 0"),
         ({"a": FOCAL, "b": CROSS_ENTROPY}, {"a": 0.0, "b": 0.0}, "one of them above 0"),
-        ({"sum": WeightedSum(terms={"a": FOCAL}, weights={"a": 1.0})}, {"sum": 1.0}, r"loss\.terms\.sum is a weighted sum itself"),
+        ({"sum": NESTED}, {"sum": 1.0}, r"loss\.terms\.sum is a weighted sum itself"),
     ],
-)  # fmt: skip
+)
 def test_weights_that_do_not_fit_are_refused(terms, weights, message):
     with pytest.raises(UsageError, match=message):
         WeightedSum(terms=terms, weights=weights)
