@@ -100,9 +100,9 @@ def _taken(found: list[Leftover], arguments: argparse.Namespace) -> list[Leftove
     return found
 
 
-def _shown(size_bytes: float) -> str:
+def _shown(size_bytes: int) -> str:
     """A size in words, in powers of 1000."""
-    unit = 0
-    while size_bytes >= 1000 and unit + 1 < len(_UNITS):
-        size_bytes, unit = size_bytes / 1000, unit + 1
-    return f"{size_bytes:.0f} {_UNITS[unit]}" if unit == 0 else f"{size_bytes:.1f} {_UNITS[unit]}"
+    power = 0
+    while size_bytes >= 1000 ** (power + 1) and power + 1 < len(_UNITS):
+        power += 1
+    return f"{size_bytes / 1000**power:.{min(power, 1)}f} {_UNITS[power]}"

@@ -20,7 +20,7 @@ from medexp.core.hardware import available_cores
 from medexp.core.hashing import hash_plain
 from medexp.core.instantiate import instantiate, targets, trust_folders, user_module_file
 from medexp.core.record import Record, RunFolder, Status, changes, now, run_folder
-from medexp.engine.build import Parts, build
+from medexp.engine.build import build
 from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
 from medexp.engine.evaluation import CaseFiles, chosen_cases, plain_results, write_evidence
 from medexp.engine.history import History
@@ -159,8 +159,8 @@ class _Job:
             listed = "\n  ".join(found)
             raise RecordError(
                 f"{self.folder.path} holds a {old.status.value} run of another experiment; what differs:\n  {listed}\n"
-                "Give the change on the command line (it becomes a folder of its own), or choose on_change=resume (go on "
-                "with the change) or on_change=new (start anew, the old folder is kept under another name)"
+                "Give the change on the command line (it becomes a folder of its own), or choose on_change=resume (go "
+                "on with the change) or on_change=new (start anew, the old folder is kept under another name)"
             )
         if self.config.on_change == "new":
             self._set_aside()

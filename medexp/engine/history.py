@@ -98,8 +98,8 @@ class History(pl.Callback):
         for row in rows:
             if not math.isfinite(row["loss"]):
                 raise MedexpError(
-                    f"the loss is {row['loss']} at step {row['step']} (epoch {row['epoch']}, terms {row['terms']}); lower "
-                    "optimizer.lr, clip gradients, or check the intensities with precision=32-true"
+                    f"the loss is {row['loss']} at step {row['step']} (epoch {row['epoch']}, terms {row['terms']}); "
+                    "lower optimizer.lr, clip gradients, or check the intensities with precision=32-true"
                 )
 
     def write_csv(self) -> None:

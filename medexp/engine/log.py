@@ -11,8 +11,8 @@ from pathlib import Path
 
 LOGGER = logging.getLogger("medexp")
 _LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
-# Lightning's advice that does not hold here: medexp pins the workers, seeds every sample, and resumes inside an epoch by
-# itself; and its own use of an older interface of torch's trees.
+# Lightning's advice that does not hold here: medexp pins the workers, seeds every sample, and resumes inside an epoch
+# by itself; and its own use of an older interface of torch's trees.
 _ADVICE = (
     r".*does not have many workers.*",
     r".*your dataloader is not resumable.*",

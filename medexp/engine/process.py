@@ -61,7 +61,7 @@ def pinned_process(*, threads: int, seed: int, deterministic: bool) -> Iterator[
     fill_before = _DETERMINISTIC.fill_uninitialized_memory
     torch.set_num_threads(threads)
     seed_everything(seed)
-    # On CUDA max-pooling, trilinear upsampling and adaptive pooling in 3D have no deterministic backward: the record says so.
+    # On CUDA some 3D operations have no deterministic backward (see determinism_note): the record says so.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Filling each new tensor cost 13 % of a 3D step on a CPU; nothing here reads memory that it has not written.
     _DETERMINISTIC.fill_uninitialized_memory = False

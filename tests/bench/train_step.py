@@ -29,7 +29,7 @@ _FILTERS = (16, 32, 64, 128)
 
 
 def plain_script(steps: int, root: str | None) -> float:
-    """Seconds a step of a hand-written loop: everything in memory, no augmentation, AdamW, Dice + cross-entropy, bf16."""
+    """Seconds a step of a hand-written loop: all in memory, no augmentation, AdamW, Dice + cross-entropy, bf16."""
     from monai.losses import DiceCELoss
 
     from medexp.engine.process import keep_freed_memory
@@ -68,11 +68,11 @@ def framework(steps: int, root: str | None) -> float:
         def on_train_batch_end(self, *_: Any) -> None:
             marks.append(time.perf_counter())
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def judge(_: Any) -> None:
-        raise Stop
+        raise StopError
 
     original = fit._Job._callbacks
     fit._Job._callbacks = lambda job: [Marks(), *original(job)]  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ def framework(steps: int, root: str | None) -> float:
                 "callbacks=progress",
             ],
         )
-        with contextlib.suppress(Stop):
+        with contextlib.suppress(StopError):
             medexp.train(config)
     return _seconds_a_step(marks)
 
