@@ -22,12 +22,19 @@ _FILLED_IN = "axes"
 def check_sweep(sweep: Sweep, experiment: Experiment | None, groups: Sequence[str]) -> None:
     """Refuse an experiment that sets values of a group that is swept: they would reach every option.
 
+    Args:
+        sweep: The overrides of the whole sweep.
+        experiment: The experiment file, if there is one.
+        groups: Names of the groups.
+
     Raises:
         UsageError: Names the keys and the file.
     """
-    for key in sweep.swept if experiment is not None else []:
-        values = experiment.body.get(key) if experiment is not None else None
-        if key in groups and isinstance(values, Mapping) and experiment is not None:
+    if experiment is None:
+        return
+    for key in sweep.swept:
+        values = experiment.body.get(key)
+        if key in groups and isinstance(values, Mapping):
             raise UsageError(
                 f"{experiment.path} sets {', '.join(f'{key}.{name}' for name in values)}, but {key} is swept, "
                 f"so every {key} would get it; make an option file of it (conf/{key}/NAME.yaml in a folder given with "

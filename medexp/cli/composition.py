@@ -80,6 +80,9 @@ class Composer:
     def compose_jobs(self) -> list[DictConfig]:
         """The finished configuration of each job.
 
+        Returns:
+            One for each combination of the swept values.
+
         Raises:
             UsageError: A job has a wrong key, option or value, or lacks one.
         """
@@ -105,6 +108,9 @@ class Composer:
     @contextmanager
     def hydra(self) -> Iterator[Any]:
         """Hydra with medexp's options and this experiment; what a notebook has initialised stays as it is.
+
+        Yields:
+            Hydra's own object, for what its public functions do not offer.
 
         Raises:
             UsageError: Hydra refused something.

@@ -66,22 +66,28 @@ def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
     chain = choices.pop(_CHAIN, body.get(_CHAIN))
     if chain is not None and not isinstance(chain, dict):
         body[_CHAIN] = {"steps": chain if isinstance(chain, list) else [chain]}
-    inline = {
-        group: body.pop(group)
-        for group in known
-        if isinstance(body.get(group), dict) and "_target_" in body[group] and group != _CHAIN
-    }
-    for group in inline.keys() & choices.keys():
-        raise UsageError(
-            f"{path} chooses {group}={choices[group]} and defines {group} with a _target_ of its own; keep one"
-        )
-    for group in known:
-        if isinstance(body.get(group), str):
-            raise UsageError(
-                f"{path} sets {group}: {body[group]}; an option is chosen under defaults, as "
-                f"`- override /{group}: {body[group]}`"
-            )
+    inline = dict(_inline(body, choices, known, path))
+    body = {key: value for key, value in body.items() if key not in inline}
     return Experiment(path=path, name=experiment_name(path), choices=choices, inline=inline, body=body)
+
+
+def _inline(
+    body: Mapping[str, Any], choices: Mapping[str, Any], groups: list[str], path: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The groups that are given as an object with its own `_target_`."""
+    for group in groups:
+        value = body.get(group)
+        if isinstance(value, str):
+            raise UsageError(
+                f"{path} sets {group}: {value}; an option is chosen under defaults, as `- override /{group}: {value}`"
+            )
+        if not isinstance(value, dict) or "_target_" not in value or group == _CHAIN:
+            continue
+        if group in choices:
+            raise UsageError(
+                f"{path} chooses {group}={choices[group]} and defines {group} with a _target_ of its own; keep one"
+            )
+        yield group, value
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -82,6 +82,12 @@ def rewrite(typed: str) -> str:
 def parse(typed: Sequence[str]) -> Sweep:
     """Read overrides as Hydra does.
 
+    Args:
+        typed: As on the command line.
+
+    Returns:
+        What they say.
+
     Raises:
         UsageError: Hydra cannot read one of them, or it takes values that cannot be listed.
     """

@@ -29,6 +29,12 @@ def experiments_folder() -> Path:
 def find_experiment(name: str) -> Path:
     """The file of an experiment: any YAML path, or a name under experiments/ here or in medexp.
 
+    Args:
+        name: What the user gave.
+
+    Returns:
+        The file.
+
     Raises:
         UsageError: There is no such file.
     """

@@ -62,6 +62,13 @@ class RunState:
 def study_folder(name: str, runs: Path) -> Path:
     """The folder of a study, given by its name or as a path.
 
+    Args:
+        name: What the user gave.
+        runs: Folder of all studies.
+
+    Returns:
+        The folder.
+
     Raises:
         UsageError: There is none.
     """

@@ -110,6 +110,9 @@ class RunFolder:
     def read(self) -> Record:
         """Read run.json; a "running" record that nobody holds is told as killed.
 
+        Returns:
+            The record.
+
         Raises:
             RecordError: There is no record, it is damaged, or a newer version wrote it.
         """
@@ -173,6 +176,14 @@ class RunFolder:
 
 def run_folder(runs: Path, study: str, axes: Mapping[str, str]) -> RunFolder:
     """The folder of the job with these axes: the same job finds its own folder again.
+
+    Args:
+        runs: Folder of all studies.
+        study: The study's name.
+        axes: The user's own overrides.
+
+    Returns:
+        The folder, which need not exist.
 
     Raises:
         UsageError: The study's name is no name of a folder.

@@ -82,6 +82,13 @@ class KFold:
     def __call__(self, cases: Sequence[Case], *, fold: int) -> Parts:
         """The parts of one fold.
 
+        Args:
+            cases: All cases of the dataset.
+            fold: Number of the fold that is held out.
+
+        Returns:
+            The parts, with the cases in the order of the dataset.
+
         Raises:
             UsageError: There is no such fold.
             DataError: There are too few groups, or the folds that the cases carry do not make `n_folds` folds.

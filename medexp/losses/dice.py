@@ -72,7 +72,14 @@ class Dice(nn.Module):
     def forward(
         self, logits: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch target_channels *spatial"]
     ) -> Float[Tensor, ""]:
-        """Mean over images and classes; target: class index (batch, 1, *spatial) or regions, one a channel.
+        """Mean over images and classes.
+
+        Args:
+            logits: Scores of the classes or regions.
+            target: Class index (batch, 1, *spatial) or regions, one a channel.
+
+        Returns:
+            The loss.
 
         Raises:
             UsageError: `weight` has not one value for each class.

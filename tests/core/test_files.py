@@ -37,6 +37,15 @@ def test_a_killed_writer_leaves_the_old_content(tmp_path):
     assert file.read_text() == "new"
 
 
+def test_a_reader_of_the_old_content_reads_it_to_the_end(tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text("old")
+    with file.open() as reader:
+        write_text(file, "new")
+        assert reader.read() == "old"
+    assert file.read_text() == "new"
+
+
 def test_a_failing_writer_leaves_the_old_content_and_no_rest(tmp_path):
     file = tmp_path / "run.json"
     file.write_text("old")

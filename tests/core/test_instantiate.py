@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -130,12 +129,21 @@ def test_a_user_package_is_known_by_the_file_that_holds_the_class(user_folder, h
     assert user_module_file("my_package.nets.Net") == user_folder / "my_package" / "nets.py"
 
 
+IMPORTS_WITH_A_TRUSTED_FOLDER = """
+import sys
+from medexp.core.instantiate import trust_folders
+trust_folders([sys.argv[1]])
+import colorsys, nibabel
+assert not hasattr(colorsys, "evil") and not hasattr(nibabel, "evil")
+"""
+
+
 def test_a_user_module_does_not_shadow_an_installed_package(user_folder):
-    for name in ("pydicom", "colorsys", "torch"):
+    for name in ("nibabel", "colorsys", "torch"):
         (user_folder / f"{name}.py").write_text("def evil(): raise AssertionError\n")
+    subprocess.run([sys.executable, "-c", IMPORTS_WITH_A_TRUSTED_FOLDER, str(user_folder)], check=True)
     trust_folders([user_folder])
-    for name in ("pydicom", "colorsys", "torch"):
-        assert Path(importlib.util.find_spec(name).origin).parent != user_folder
+    for name in ("nibabel", "colorsys", "torch"):
         assert user_module_file(f"{name}.evil") is None
         with pytest.raises(UsageError, match="neither one of the trusted packages"):
             build({"_target_": f"{name}.evil"})

@@ -28,9 +28,6 @@ def _run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# --- the same command again -----------------------------------------------------------------------
-
-
 def test_a_sweep_leaves_a_finished_run_for_each_job_and_the_same_command_again_does_nothing(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,9 +68,6 @@ def test_status_lists_the_runs_of_a_sweep(tiny: Path, capsys: pytest.CaptureFixt
     runs = json.loads(capsys.readouterr().out)
     assert [run["axes"] for run in runs] == [{"loss": "dice"}, {"loss": "focal"}]
     assert all(0 <= run["results"]["dice"]["mean"] <= 1 for run in runs)
-
-
-# --- an edited experiment -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -118,9 +112,6 @@ def test_an_edited_experiment_goes_on_on_demand(edited: list[str]) -> None:
         assert "resuming from step00000002" in (RUNS / "tiny" / name / "log.txt").read_text()
 
 
-# --- failures -------------------------------------------------------------------------------------
-
-
 def test_a_job_that_fails_leaves_the_others_alone_and_is_listed(
     own_loss: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,9 +144,6 @@ def test_a_run_that_fails_alone_ends_with_code_1(own_loss: Path) -> None:
     assert _records("own")["loss.alpha=-1"].status is Status.FAILED
 
 
-# --- the user's own modules -----------------------------------------------------------------------
-
-
 def test_a_loss_beside_the_experiment_is_found_from_another_directory(
     own_loss: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,9 +164,6 @@ def test_a_loss_of_ones_own_is_an_option_through_a_folder_of_options(tiny: Path,
     assert main(["train", "-m", "-cd", "conf", str(tiny), "loss=mine,focal"]) == 0
     assert list(_records("tiny")) == ["loss=focal", "loss=mine"]
     assert OmegaConf.load(RUNS / "tiny" / "loss=mine" / "config.yaml").loss.alpha == 0.5
-
-
-# --- interruption and launchers -------------------------------------------------------------------
 
 
 @pytest.mark.slow

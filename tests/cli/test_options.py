@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from medexp.cli.composition import Composer, compose
+from medexp.cli.places import conf_folder, groups, option_names
+from medexp.core.errors import UsageError
+from medexp.core.schema import PRECISIONS, RULES
+
+_OPTIONS = [
+    (group, option)
+    for group in groups([conf_folder()])
+    for option in option_names(group, [conf_folder()])
+    if group != "post_processing"
+]
+_STEPS = option_names("post_processing", [conf_folder()])
+# Values other than the default that a rule of the schema lets pass.
+_OTHER: dict[str, Any] = {
+    "precision": "16-mixed",
+    "threads": 3,
+    "init_skip": ["head.*"],
+    "freeze": ["encoder.*"],
+    "on_change": "new",
+    "fold": 1,
+    "paths.modules": ["mine"],
+    "paths.conf": ["theirs"],
+    "post_processing.steps": [],
+    "trainer.max_steps": 7,
+    "trainer.steps_per_epoch": 7,
+    "trainer.validate_every_epochs": 7,
+    "trainer.checkpoints.every_steps": 7,
+    "trainer.checkpoints.every_epochs": 7,
+    "trainer.accelerator": "cpu",
+    "trainer.checkpoint": "best",
+    "dataset.workers": 2,
+}
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, node
+
+
+def _other(key: str, value: Any) -> Any:
+    if key in _OTHER:
+        return _OTHER[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if math.isfinite(value) and value else 0.5
+    return [*value, *value] if isinstance(value, list) and value else "another"
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return f"'{value}'" if isinstance(value, str) else str(value).lower()
+
+
+def _refusal(*overrides: str) -> str:
+    with pytest.raises(UsageError) as told:
+        compose(None, overrides)
+    return str(told.value)
+
+
+@pytest.mark.parametrize(("group", "option"), _OPTIONS, ids=[f"{group}={option}" for group, option in _OPTIONS])
+def test_each_option_composes_and_each_of_its_leaves_can_be_overridden(group: str, option: str, here: Path) -> None:
+    composer = Composer(None, [f"{group}={option}"])
+    with composer.hydra():
+        config = hydra.compose("train", overrides=composer.hydra_overrides())
+    plain = OmegaConf.to_container(config[group])
+    wanted = {key: _other(key, value) for key, value in _leaves(plain, group)}
+    assert wanted
+    changed = compose(None, [f"{group}={option}", *(f"{key}={_typed(value)}" for key, value in wanted.items())])
+    assert {key: _plain(OmegaConf.select(changed, key)) for key in wanted} == wanted
+
+
+def test_each_knob_outside_the_groups_can_be_overridden(here: Path) -> None:
+    default = OmegaConf.to_container(compose())
+    assert isinstance(default, dict)
+    knobs = {key: value for key, value in default.items() if not isinstance(value, dict)}
+    assert {"seed", "fold", "precision", "threads", "study"} <= knobs.keys()
+    wanted = {key: _other(key, value) for key, value in knobs.items()}
+    changed = compose(None, [f"{key}={_typed(value)}" for key, value in wanted.items()])
+    assert {key: _plain(changed[key]) for key in wanted} == wanted
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def test_every_knob_outside_the_groups_and_of_the_trainer_has_a_rule(here: Path) -> None:
+    default = OmegaConf.to_container(compose())
+    assert isinstance(default, dict)
+    knobs = {key for key, value in default.items() if not isinstance(value, dict)}
+    knobs |= {key for key, _ in _leaves(default["trainer"], "trainer")}
+    assert knobs - RULES.keys() == set()
+
+
+def test_the_rules_and_the_engine_know_the_same_precisions() -> None:
+    from medexp.engine import precision
+
+    assert precision.PRECISIONS == PRECISIONS
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_each_step_can_stand_in_a_chain_and_each_of_its_knobs_can_be_set(step: str, here: Path) -> None:
+    (whole,) = compose(None, [f"post_processing=[{step}]"]).post_processing.steps
+    knobs = {key: _other(key, value) for key, value in whole.items() if key != "_target_"}
+    typed = ",".join(f"{key}: {_typed(value)}" for key, value in knobs.items())
+    (changed,) = compose(None, [f"post_processing=[{{{step}: {{{typed}}}}}]"]).post_processing.steps
+    assert OmegaConf.to_container(changed) == {"_target_": whole["_target_"], **knobs}
+
+
+def test_a_step_may_occur_twice_with_knobs_of_its_own(here: Path) -> None:
+    chain = (
+        "[argmax,keep_largest,{remove_small: {min_volume_mm3: 20}},keep_largest,{remove_small: {min_volume_mm3: 5}}]"
+    )
+    steps = compose(None, [f"post_processing={chain}"]).post_processing.steps
+    names = [step["_target_"].rsplit(".", 1)[-1] for step in steps]
+    assert names == ["Argmax", "KeepLargest", "RemoveSmall", "KeepLargest", "RemoveSmall"]
+    assert [step.min_volume_mm3 for step in steps if "min_volume_mm3" in step] == [20, 5]
+
+
+@pytest.mark.parametrize(
+    ("chain", "told"),
+    [
+        ("[argmx]", "post_processing[0] is argmx: no such step; did you mean argmax? (known: "),
+        (
+            "[argmax,{remove_small: {min_volume: 2}}]",
+            "post_processing[1]: step remove_small has no knob min_volume; did",
+        ),
+        ("[argmax,{remove_small: 20}]", "post_processing[1] needs the knobs of remove_small as a mapping"),
+        ("[{argmax: {}, keep_largest: {}}]", "post_processing[0] needs a step's name"),
+        ("null", "post_processing[0] needs a step's name"),
+    ],
+)
+def test_an_unknown_step_or_knob_is_refused_with_its_place_in_the_chain(chain: str, told: str, here: Path) -> None:
+    assert told in _refusal(f"post_processing={chain}")
+
+
+def test_a_chain_that_is_no_list_is_refused(here: Path) -> None:
+    assert "post_processing needs a list of steps" in _refusal("post_processing.steps=argmax")
