@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from medexp.cli.composition import TOP, Composer, finish, quoted
 from medexp.cli.overrides import axes_of
 from medexp.core.config import is_place
-from medexp.core.errors import MedexpError, RunInterrupted, UsageError
+from medexp.core.errors import MedexpError, RunInterruptedError, UsageError
 from medexp.core.record import RunFolder, Status, axes_name, run_folder
 
 
@@ -107,7 +107,7 @@ def train_job(config: DictConfig, *, sweeper: int) -> Failure | None:
         from medexp.engine.fit import train
 
         train(finish(config, axes=axes))
-    except RunInterrupted as error:
+    except RunInterruptedError as error:
         if os.getpid() == sweeper:
             raise KeyboardInterrupt(str(error)) from error
         return Failure(name, str(error))

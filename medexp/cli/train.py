@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from medexp.cli.composition import TOP, Composer
 from medexp.cli.sweep import run_sweep
-from medexp.core.errors import RunInterrupted, UsageError
+from medexp.core.errors import RunInterruptedError, UsageError
 
 _HELP = """usage: medexp train [EXPERIMENT] [OVERRIDES] [-m]
 
@@ -72,7 +72,7 @@ def _run(config: DictConfig) -> int:
 
     try:
         train(config)
-    except RunInterrupted as error:
+    except RunInterruptedError as error:
         raise KeyboardInterrupt(str(error)) from error
     return 0
 

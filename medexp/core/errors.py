@@ -26,7 +26,7 @@ class RecordError(MedexpError):
     """A run folder is damaged, locked, or holds another experiment's run."""
 
 
-class RunInterrupted(MedexpError):
+class RunInterruptedError(MedexpError):
     """The run was asked to stop, saved its state at a batch boundary and can be resumed."""
 
 

@@ -71,6 +71,7 @@ def build(config: DictConfig) -> Parts:
         cache_folder=cache_folder(config) / "prepared",
         identity=hash_plain(comparable(_plain(config.dataset.source))),
         sample_targets=task.sample_targets,
+        ignored_label=config.task.get("ignore_index"),
     )
     total_steps = config.trainer.max_steps or config.trainer.max_epochs * data.batches_per_epoch // accumulate
     seed_everything(config.seed)

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from medexp.core.errors import MedexpError, RecordError, RunInterrupted, UsageError
+from medexp.core.errors import MedexpError, RecordError, RunInterruptedError, UsageError
 from medexp.core.files import write_atomic, write_json
 from medexp.core.hashing import hash_file
 from medexp.core.types import Batch
@@ -260,4 +260,6 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if self.stop.requested:
-            raise RunInterrupted(f"stopped by {self.stop.signal_name} after step {trainer.global_step}; state saved")
+            raise RunInterruptedError(
+                f"stopped by {self.stop.signal_name} after step {trainer.global_step}; state saved"
+            )

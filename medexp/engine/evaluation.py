@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 
-from medexp.core.errors import RunInterrupted, UsageError, did_you_mean
+from medexp.core.errors import RunInterruptedError, UsageError, did_you_mean
 from medexp.core.files import write_text
 from medexp.core.record import RunFolder
 from medexp.core.types import Batch, EvidenceRow, Prediction
@@ -60,7 +60,9 @@ class CaseFiles(pl.Callback):
             if self.save_predictions:
                 save_mask(prediction, self.folder.predictions)
         if self.stop.requested:
-            raise RunInterrupted(f"stopped by {self.stop.signal_name} while cases were judged; the training is saved")
+            raise RunInterruptedError(
+                f"stopped by {self.stop.signal_name} while cases were judged; the training is saved"
+            )
 
 
 def chosen_cases(wanted: int | Sequence[str], case_ids: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.core import environment
 from medexp.core.config import comparable
-from medexp.core.errors import RecordError, RunInterrupted, UsageError
+from medexp.core.errors import RecordError, RunInterruptedError, UsageError
 from medexp.core.files import write_text
 from medexp.core.hardware import available_cores
 from medexp.core.hashing import hash_plain
@@ -47,7 +47,7 @@ def train(config: DictConfig) -> Run:
     Raises:
         UsageError: An option is wrong or does not fit another.
         RecordError: The run's folder holds another experiment's run, or another process writes it.
-        RunInterrupted: The process was asked to stop; the state is saved and the same call resumes.
+        RunInterruptedError: The process was asked to stop; the state is saved and the same call resumes.
     """
     _check(config)
     keep_freed_memory()
@@ -209,7 +209,7 @@ class _Job:
         """Let the record say how the run ended, whatever happens."""
         try:
             yield
-        except (RunInterrupted, KeyboardInterrupt, SystemExit) as error:
+        except (RunInterruptedError, KeyboardInterrupt, SystemExit) as error:
             self._end(Status.KILLED, str(error) or type(error).__name__)
             raise
         except BaseException as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import medexp
-from medexp.core.errors import RunInterrupted
+from medexp.core.errors import RunInterruptedError
 from medexp.core.hardware import available_cores, cpu_model
 from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, load_checkpoint
 from medexp.engine.run import Run
@@ -85,7 +85,7 @@ def _stopped_and_resumed(folder: Path, dimension: str) -> Run:
     knobs = {"trainer.steps_per_epoch": "5"}
     try:
         _train(folder, dimension, knobs)
-    except RunInterrupted:
+    except RunInterruptedError:
         pass
     finally:
         Checkpoints.on_train_batch_end = original  # type: ignore[method-assign]
