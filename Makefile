@@ -16,7 +16,7 @@ install: $(INSTALLED)  ## make .venv and install medexp with its development too
 $(INSTALLED): pyproject.toml constraints.txt
 	@begin=$$(date +%s); \
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]' && \
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]' && \
 	echo "installed in $$(( $$(date +%s) - begin )) s" && touch $@
 
 demo: $(INSTALLED)  ## train, judge and record on generated images, on a CPU in minutes

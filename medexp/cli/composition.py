@@ -12,7 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 
 from medexp.cli.checks import check_options, check_overrides, check_sweep
 from medexp.cli.experiment_file import Experiment, check_keys, read_experiment
-from medexp.cli.overrides import Sweep, axes_of, parse
+from medexp.cli.overrides import Sweep, axes_of, is_hydras, parse
 from medexp.cli.places import conf_folder, find_experiment, groups, option_names
 from medexp.cli.steps import whole_steps
 from medexp.core.config import leaves
@@ -133,16 +133,24 @@ class Composer:
     def _compose(self, job: Sequence[str]) -> DictConfig:
         sweep = parse(job)
         check_options(sweep, self.experiment, self.groups, folders=self.conf)
-        chosen = tuple(item for item, override in _pairs(sweep) if override.key_or_group in self.groups)
+        chosen = tuple(item for item, override in _pairs(sweep) if self._is_option(override))
         if chosen not in self._known:
             self._known[chosen] = self._with_options(chosen)
         known = self._known[chosen]
         check_overrides(sweep, known, self.groups)
-        if len(chosen) == len(job):
-            return copy.deepcopy(known)
-        config = hydra_compose(TOP, overrides=[*self._fixed(), *job])
+        values = [override for override in sweep.parsed if not self._is_option(override)]
+        if all(override.type is OverrideType.CHANGE for override in values):
+            # What Hydra does with values, without composing the same options again for each job of a sweep.
+            config = copy.deepcopy(known)
+            for override in values:
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        else:
+            config = hydra_compose(TOP, overrides=[*self._fixed(), *job])
         check_kinds(_plain(config), _plain(known))
         return config
+
+    def _is_option(self, override: Override) -> bool:
+        return override.key_or_group in self.groups or is_hydras(override.key_or_group)
 
     def _with_options(self, chosen: Sequence[str]) -> DictConfig:
         """The configuration with these options and the experiment's values, which are checked."""

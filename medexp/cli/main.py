@@ -69,7 +69,8 @@ def _run(command: str, words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"medexp {command}: {interrupt or 'stopped'}; the same command goes on", file=sys.stderr)
+        remedy = "; the same command goes on" if command == "train" else ""
+        print(f"medexp {command}: {interrupt or 'stopped'}{remedy}", file=sys.stderr)
         return 1
 
 

@@ -8,10 +8,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
 from hydra.version import getbase
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import medexp
-from medexp.cli.composition import compose
+from medexp.cli.composition import Composer, compose
 from medexp.cli.places import conf_folder
 from medexp.core.errors import UsageError
 
@@ -129,6 +129,30 @@ def test_keys_and_names_of_ones_own_options_are_checked_too(own_options: Path) -
 def test_a_folder_of_options_that_is_not_there_is_refused(here: Path) -> None:
     with pytest.raises(UsageError, match="--config-dir nowhere is no folder"):
         compose(None, [], config_dir="nowhere")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=3", "optimizer.lr=1e-2", "loss.weights.dice=2"],
+        ["loss=focal", "loss.gamma=3", "fold=2", "hydra/launcher=joblib"],
+        ["loss.weights={dice: 3.0}", "model.channels=[4,8]", "model.strides=[2]"],
+        ["init_from='a, b=c'", "overlays=[x,'y z']", "study=\\$it"],
+        ["optimizer.lr=${seed}", "dataset.source.n_cases=${dataset.batch_size}", "metrics.nsd.both_empty=nan"],
+        ["+loss.weights.other=1.0", "~metrics.hd95", "++seed=4", "seed=5"],
+    ],
+)
+def test_the_configuration_is_what_hydra_composes(overrides: list[str], here: Path) -> None:
+    composer = Composer("quickstart", overrides)
+    (config,) = composer.compose_jobs()
+    with composer.hydra():
+        hydras = hydra.compose("train", overrides=composer.hydra_overrides())
+    mine, theirs = (OmegaConf.to_container(node) for node in (config, hydras))
+    assert isinstance(mine, dict)
+    assert isinstance(theirs, dict)
+    for filled_in in ("axes", "paths", "post_processing"):
+        del mine[filled_in], theirs[filled_in]
+    assert repr(mine) == repr(theirs)
 
 
 def test_modules_are_looked_for_in_the_working_directory_and_beside_the_experiment(here: Path) -> None:

@@ -153,10 +153,12 @@ def test_a_damaged_index_or_record_is_left_alone_and_told(run: Make, capsys: pyt
     assert told.err.count("left alone: ") == 2
 
 
-def test_a_run_that_is_being_written_is_left_alone(run: Make) -> None:
+def test_a_run_that_is_being_written_is_left_alone(run: Make, capsys: pytest.CaptureFixture[str]) -> None:
     held, free = run(seed=0), run(seed=1)
     half = _left_by_a_killed_writer(held.path / ".run.json.abc12_3x")
     with held.lock():
+        _gc()
+        assert "seed=0" not in capsys.readouterr().out
         _gc("--yes")
     assert (len(_checkpoints(held)), len(_checkpoints(free)), half.exists()) == (3, 1, True)
 

@@ -119,6 +119,7 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_listed(
     told = capsys.readouterr()
     assert "not finished: runs/own/loss.alpha=-1: RuntimeError: alpha is -1" in told.err
     assert told.err.count("not finished") == 1
+    assert "the launcher failed" not in told.err
     assert "study own: 2 of 3 jobs done" in told.out
     states = {name: (record.status, record.error) for name, record in _records("own").items()}
     assert states == {
