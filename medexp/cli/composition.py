@@ -26,7 +26,7 @@ from medexp.cli.experiment_file import Experiment, check_keys, read_experiment
 from medexp.cli.overrides import Sweep, axes_of, is_hydras, parse
 from medexp.cli.places import conf_folder, find_experiment, groups, option_names
 from medexp.cli.steps import whole_steps
-from medexp.core.config import leaves
+from medexp.core.config import leaves, plain
 from medexp.core.errors import UsageError
 from medexp.core.schema import check_kinds, check_values
 
@@ -146,7 +146,7 @@ class Composer:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         else:
             config = hydra_compose(TOP, overrides=[*self._fixed(), *job])
-        check_kinds(_plain(config), _plain(known))
+        check_kinds(plain(config, resolve=False), plain(known, resolve=False))
         return config
 
     def _is_option(self, override: Override) -> bool:
@@ -159,7 +159,7 @@ class Composer:
         base = hydra_compose(TOP, overrides=[*self.search_path(), *self._choices(), *chosen])
         check_keys(self.experiment.body, base, self.experiment.path)
         config = hydra_compose(TOP, overrides=[*self._fixed(), *chosen])
-        check_kinds(_plain(config), _plain(base))
+        check_kinds(plain(config, resolve=False), plain(base, resolve=False))
         return config
 
     def _fixed(self) -> list[str]:
@@ -231,21 +231,15 @@ def finish(config: DictConfig, *, axes: Mapping[str, str]) -> DictConfig:
         raise UsageError("metrics is empty; choose one at least, e.g. metrics=dice")
     if OmegaConf.select(config, "callbacks") is None:
         OmegaConf.update(config, "callbacks", {}, force_add=True)
-    chain = _plain(config.post_processing, resolve=True)["steps"]
+    chain = plain(config.post_processing)["steps"]
     config.post_processing.steps = whole_steps(chain, [*map(Path, config.paths.conf), conf_folder()])
-    missing = [key for key, value in leaves(_plain(config)) if value == "???"]
+    missing = [key for key, value in leaves(plain(config, resolve=False)) if value == "???"]
     if missing:
         raise UsageError(
             f"{', '.join(missing)} has no value; give one on the command line ({missing[0]}=...) or in the experiment"
         )
-    check_values(_plain(config, resolve=True))
+    check_values(plain(config))
     return config
-
-
-def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=resolve)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 @contextmanager

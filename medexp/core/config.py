@@ -5,9 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+
 # Keys that say where things lie, who watches or how fast it goes, and not what is computed.
 _PLACES_AT_ROOT = frozenset({"paths", "study", "axes", "on_change", "tracking", "launcher"})
 _PLACES_ANYWHERE = frozenset({"root", "cache_dir", "workers"})
+
+
+def plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
+    """A configuration node as plain mappings, lists and values.
+
+    Args:
+        config: A mapping of OmegaConf's.
+        resolve: Replace interpolations by what they stand for.
+
+    Returns:
+        A new mapping.
+    """
+    mapping = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(mapping, dict)
+    return {str(key): value for key, value in mapping.items()}
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

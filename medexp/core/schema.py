@@ -166,6 +166,10 @@ def _wrong_together(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"fold needs 0..{n_folds - 1} with dataset.split.n_folds={n_folds}, got {fold}"
     if _at(config, "trainer.max_epochs") is None and _at(config, "trainer.max_steps") is None:
         yield "one of trainer.max_epochs and trainer.max_steps needs a whole number from 1 on, both are null"
+    if _at(config, "trainer.checkpoint") == "best" and not (
+        _at(config, "trainer.checkpoints.keep_best") and _at(config, "trainer.validate_every_epochs")
+    ):
+        yield "trainer.checkpoint=best needs trainer.checkpoints.keep_best=true and trainer.validate_every_epochs"
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

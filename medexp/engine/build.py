@@ -5,12 +5,11 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from medexp.core.config import comparable
+from medexp.core.config import comparable, plain
 from medexp.core.errors import UsageError, did_you_mean
 from medexp.core.hashing import hash_plain, hash_tensors
 from medexp.core.instantiate import instantiate
@@ -69,7 +68,7 @@ def build(config: DictConfig) -> Parts:
         batches_per_epoch=None if steps_per_epoch is None else steps_per_epoch * accumulate,
         accumulate=accumulate,
         cache_folder=cache_folder(config) / "prepared",
-        identity=hash_plain(comparable(_plain(config.dataset.source))),
+        identity=hash_plain(comparable(plain(config.dataset.source))),
         sample_targets=task.sample_targets,
         ignored_label=config.task.get("ignore_index"),
     )
@@ -162,9 +161,3 @@ def freeze(model: torch.nn.Module, patterns: list[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(f"freeze={patterns} leaves no parameter to train")
-
-
-def _plain(node: Any) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

@@ -6,33 +6,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.core import environment
-from medexp.core.config import comparable
-from medexp.core.errors import RecordError, RunInterruptedError, UsageError
+from medexp.core.config import comparable, plain
+from medexp.core.errors import RecordError, RunInterruptedError
 from medexp.core.files import write_text
 from medexp.core.hardware import available_cores
 from medexp.core.hashing import hash_plain
 from medexp.core.instantiate import instantiate, targets, trust_folders, user_module_file
 from medexp.core.record import Record, RunFolder, Status, changes, now, run_folder
+from medexp.core.schema import check_values
 from medexp.engine.build import build
 from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
 from medexp.engine.evaluation import CaseFiles, chosen_cases, plain_results, write_evidence
 from medexp.engine.history import History
 from medexp.engine.log import LOGGER, logging_to
-from medexp.engine.precision import check_precision, resolve_precision
+from medexp.engine.precision import resolve_precision
 from medexp.engine.process import determinism_note, keep_freed_memory, pinned_process
 from medexp.engine.run import Run, load_results_checkpoint
 from medexp.engine.signals import StopRequest
 from medexp.engine.study import Study
 from medexp.models.adapter import fit_size
-
-_ON_CHANGE = ("refuse", "resume", "new")
 
 
 def train(config: DictConfig) -> Run:
@@ -49,7 +47,7 @@ def train(config: DictConfig) -> Run:
         RecordError: The run's folder holds another experiment's run, or another process writes it.
         RunInterruptedError: The process was asked to stop; the state is saved and the same call resumes.
     """
-    _check(config)
+    check_values(plain(config))
     keep_freed_memory()
     trust_folders(config.paths.modules)
     config = config.copy()
@@ -61,21 +59,6 @@ def train(config: DictConfig) -> Run:
         folder = run_folder(Path(config.paths.runs), config.study, config.axes)
         with folder.lock(), logging_to(folder.log):
             return _Job(config, folder).run()
-
-
-def _check(config: DictConfig) -> None:
-    if config.on_change not in _ON_CHANGE:
-        raise UsageError(f"on_change is one of {', '.join(_ON_CHANGE)}, got {config.on_change}")
-    if config.trainer.checkpoint not in ("last", "best"):
-        raise UsageError(f"trainer.checkpoint is last or best, got {config.trainer.checkpoint}")
-    if config.trainer.checkpoint == "best" and not (
-        config.trainer.checkpoints.keep_best and config.trainer.validate_every_epochs
-    ):
-        raise UsageError(
-            "trainer.checkpoint=best needs trainer.checkpoints.keep_best=true and trainer.validate_every_epochs"
-        )
-    if config.precision != "auto":
-        check_precision(config.precision)
 
 
 def _pin_threads(config: DictConfig, study: Study) -> None:
@@ -95,7 +78,7 @@ class _Job:
     def __init__(self, config: DictConfig, folder: RunFolder) -> None:
         self.config = config
         self.folder = folder
-        self.plain = _plain(config)
+        self.plain = plain(config)
         self.parts = build(config)
         self.record = self._new_record()
         self.stop = StopRequest()
@@ -151,7 +134,7 @@ class _Job:
         if not self.folder.exists:
             return False
         old = self.folder.read()
-        found = changes(old, _plain(OmegaConf.load(self.folder.config)), self.record, self.plain)
+        found = changes(old, plain(OmegaConf.load(self.folder.config)), self.record, self.plain)
         if not found:
             self._continue(old)
             return old.status is Status.FINISHED
@@ -269,7 +252,7 @@ class _Job:
 
     def _callbacks(self) -> list[pl.Callback]:
         checkpoints = Checkpoints(
-            **_plain(self.config.trainer.checkpoints), folder=self.folder.checkpoints, stop=self.stop
+            **plain(self.config.trainer.checkpoints), folder=self.folder.checkpoints, stop=self.stop
         )
         return [*self._user_callbacks(), checkpoints]
 
@@ -306,9 +289,3 @@ def _device(config: DictConfig) -> str:
 
 def _shown(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

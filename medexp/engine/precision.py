@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from medexp.core.errors import UsageError
 from medexp.core.hardware import hardware_precision, native_bf16_cpu
 from medexp.data.module import collate
 from medexp.engine.build import Parts
 from medexp.engine.module import to_fp32
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _MEASURED_STEPS = 3
 _WORTHWHILE = 0.9
 
@@ -48,13 +46,6 @@ def resolve_precision(config: DictConfig, parts: Parts) -> tuple[str, str]:
     full, mixed = _step_seconds(parts)
     chosen = "bf16-mixed" if mixed < _WORTHWHILE * full else "32-true"
     return chosen, f"a training step took {full:.3f} s in fp32 and {mixed:.3f} s in bf16 on this CPU"
-
-
-def check_precision(precision: str) -> str:
-    """Refuse a precision that medexp does not offer."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision is auto or one of {', '.join(PRECISIONS)}, got {precision}")
-    return precision
 
 
 def _step_seconds(parts: Parts) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from medexp.cli.composition import Composer, compose
 from medexp.cli.places import conf_folder, groups, option_names
 from medexp.core.errors import UsageError
-from medexp.core.schema import PRECISIONS, RULES
+from medexp.core.schema import RULES
 
 _OPTIONS = [
     (group, option)
@@ -107,12 +107,6 @@ def test_every_knob_outside_the_groups_and_of_the_trainer_has_a_rule(here: Path)
     knobs = {key for key, value in default.items() if not isinstance(value, dict)}
     knobs |= {key for key, _ in _leaves(default["trainer"], "trainer")}
     assert knobs - RULES.keys() == set()
-
-
-def test_the_rules_and_the_engine_know_the_same_precisions() -> None:
-    from medexp.engine import precision
-
-    assert precision.PRECISIONS == PRECISIONS
 
 
 @pytest.mark.parametrize("step", _STEPS)
