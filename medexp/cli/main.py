@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+# A disk that is full, over its quota, read-only or closed to the user, or a file where a folder should be.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
@@ -67,6 +70,13 @@ def _run(command: str, words: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read the output has seen enough, e.g. `| head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(
+            f"medexp {command}: {error}; make room or choose another folder (paths.runs, paths.cache)", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt as interrupt:
         remedy = "; the same command goes on" if command == "train" else ""

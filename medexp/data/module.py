@@ -171,7 +171,7 @@ class ImageData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fill the cache, so that workers find every training case prepared."""
-        for case in (*self.parts.train, *self.parts.evaluated[1]):
+        for case in (*self.parts.train, *self.parts.val, *self.parts.test):
             self.prepared.load(case)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -194,8 +194,8 @@ class ImageData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Whole cases of the part that results are reported on."""
-        return self._evaluation(self.parts.evaluated[1])
+        """Whole cases of the held-out fold, also where a test part is reported on."""
+        return self._evaluation(self.parts.val)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Whole cases of the part that results are reported on."""

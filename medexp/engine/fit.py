@@ -235,7 +235,7 @@ class _Job:
         write_evidence(module.evidence, self.folder, part=part)
         self.record.results = plain_results(module.results())
         self.record.checkpoint = f"{self.config.trainer.checkpoint}: {checkpoint.name}"
-        if self.config.trainer.checkpoint == "best":
+        if self.config.trainer.checkpoint == "best" and part == "val":
             self.record.notes.append(f"biased: the checkpoint was chosen on the {part} cases that are reported")
         for name, by_label in self.record.results.items():
             shown = "  ".join(f"{label} {_shown(value)}" for label, value in by_label.items())

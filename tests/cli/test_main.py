@@ -151,3 +151,13 @@ def test_a_reader_that_stops_reading_causes_no_traceback(here: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith("Hydra (")
     assert done.stderr == ""
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "file").write_text("no folder")
+    assert main(["train", "paths.runs=file"]) == 1
+    told = capsys.readouterr().err
+    assert "file" in told
+    assert "paths.runs" in told

@@ -129,3 +129,33 @@ def test_overlapping_regions_are_trained_and_judged_by_region(tmp_path: Path) ->
     assert (run.results["dice"]["whole"] or 0) > 0.4
     stored = nib.load(next(run.folder.predictions.iterdir()))
     assert stored.shape == (32, 32, 2)
+
+
+_OWN_SPLIT = """
+from medexp.data.splits import KFold, Parts
+
+
+class WithTest(KFold):
+    def __call__(self, cases, *, fold):
+        parts = super().__call__(cases[2:], fold=fold)
+        return Parts(train=parts.train, val=parts.val, test=tuple(cases[:2]))
+"""
+
+
+def test_where_there_is_a_test_part_the_best_checkpoint_is_chosen_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_split.py").write_text(_OWN_SPLIT)
+    run = train_tiny(
+        tmp_path / "runs",
+        "dataset.split._target_=own_split.WithTest",
+        "dataset.split.n_folds=3",
+        "trainer.max_epochs=2",
+        "trainer.validate_every_epochs=1",
+        "trainer.checkpoint=best",
+        "trainer.checkpoints.keep_best=true",
+    )
+    assert (run.record.part, run.record.notes) == ("test", [])
+    assert set(run.cases["case_id"]) == {"case_0000", "case_0001"}
+    assert run.record.fingerprint["code"].keys() == {"medexp", "own_split.py"}
