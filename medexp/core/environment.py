@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import medexp
-from medexp.core.hashing import hash_file, hash_files
+from medexp.core.hashing import hash_file, hash_files, hash_plain
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "monai", "numpy", "scipy", "torchmetrics", "scikit-image")
 
@@ -31,7 +31,10 @@ def code(user_modules: list[Path]) -> dict[str, str]:
     """Hashes of medexp's own source and of the user's modules that a configuration names."""
     package = Path(medexp.__file__).parent
     own = hash_files(package.rglob("*.py"), relative_to=package)
-    return {"medexp": own} | {path.name: hash_file(path) for path in sorted(user_modules)}
+    by_name: dict[str, list[str]] = {}
+    for path in user_modules:
+        by_name.setdefault(path.name, []).append(hash_file(path))
+    return {"medexp": own} | {name: hash_plain(sorted(hashes)) for name, hashes in by_name.items()}
 
 
 def git_state(folder: Path) -> dict[str, str]:

@@ -29,6 +29,7 @@ TRUSTED = (
     "torchvision.models",
     "torchvision.ops",
 )
+_PACKAGES = frozenset(name.split(".")[0] for name in TRUSTED)
 _user_folders: list[Path] = []
 
 
@@ -48,7 +49,8 @@ def trust_folders(folders: Iterable[str | Path]) -> None:
 def user_module_file(target: str) -> Path | None:
     """File of the user's own module that a dotted target comes from, or None if it is not in a trusted folder."""
     parts = target.split(".")
-    if not _lies_in_user_folder(parts[0]):
+    # A clone of medexp may be the working directory; it is no module of the user's for that.
+    if parts[0] in _PACKAGES or not _lies_in_user_folder(parts[0]):
         return None
     # The attribute's own module: `losses.focal.Focal` comes from losses/focal.py, not from losses/__init__.py.
     for end in range(max(1, len(parts) - 1), 0, -1):

@@ -3,11 +3,13 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+import medexp
 from medexp.core import instantiate as module
 from medexp.core.errors import UsageError
 from medexp.core.instantiate import check_targets, instantiate, targets, trust_folders, user_module_file
@@ -204,3 +206,10 @@ def test_partial_lists_and_mappings_are_built():
     built = build([{"_target_": "torch.nn.ReLU"}, {"a": {"_target_": "torch.nn.Identity"}}])
     assert isinstance(built[0], torch.nn.ReLU)
     assert isinstance(built[1]["a"], torch.nn.Identity)
+
+
+def test_a_clone_as_working_directory_makes_no_module_of_medexp_the_users() -> None:
+    trust_folders([Path(medexp.__file__).parent.parent])
+    assert user_module_file("medexp.losses.dice.Dice") is None
+    with pytest.raises(UsageError, match="trust"):
+        check_targets({"_target_": "medexp.core.environment.os.getcwd"}, "loss")
