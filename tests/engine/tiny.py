@@ -22,7 +22,7 @@ _TINY = (
 )
 
 
-def tiny(runs: Path, *overrides: str, experiment: str | None = None) -> list[str]:
+def tiny(runs: Path, *overrides: str) -> list[str]:
     """Overrides of a tiny run under `runs`; later ones win over the tiny ones."""
     given = {item.partition("=")[0].lstrip("+") for item in overrides}
     kept = [item for item in _TINY if item.partition("=")[0] not in given]
