@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,12 @@ from medexp.data.preprocessing import Prepared, Preprocessing
 
 _LAYOUT = 1
 _FOREGROUND_SAMPLES = 4096
+# Opening three mapped files costs more than cutting a small patch, so that many bytes of cases stay in memory.
+_KEPT_BYTES = 2**29
 
 
 class PreparedCases:
-    """Cases on the network's grid, kept in memory-mapped files.
+    """Cases on the network's grid: in memory as far as they fit into half a gigabyte, else in memory-mapped files.
 
     A folder is written under a temporary name and renamed when it is complete, so a killed writer leaves no half case
     and two writers of one case do not disturb each other.
@@ -40,6 +42,8 @@ class PreparedCases:
         self.preprocessing = preprocessing
         self.identity = identity
         self._contents: dict[str, str] = {}
+        self._kept: dict[str, tuple[Prepared, np.ndarray]] = {}
+        self._kept_bytes = 0
 
     def content_hash(self, case: Case) -> str:
         """Hash of the bytes of all files of a case."""
@@ -52,10 +56,20 @@ class PreparedCases:
 
     def load(self, case: Case) -> tuple[Prepared, np.ndarray]:
         """One prepared case and positions of foreground voxels, rows of (label id, *index)."""
+        if case.case_id in self._kept:
+            return self._kept[case.case_id]
         folder = self._folder_of(case)
         if not folder.exists():
             self._write(case, folder)
-        return _read(folder)
+        prepared, foreground = _read(folder)
+        needed = prepared.pixels.nbytes + (0 if prepared.mask is None else prepared.mask.nbytes) + foreground.nbytes
+        if self._kept_bytes + needed > _KEPT_BYTES:
+            return prepared, foreground
+        mask = None if prepared.mask is None else _in_memory(prepared.mask)
+        in_memory = replace(prepared, pixels=_in_memory(prepared.pixels), mask=mask)
+        self._kept[case.case_id] = in_memory, _in_memory(foreground)
+        self._kept_bytes += needed
+        return self._kept[case.case_id]
 
     def _folder_of(self, case: Case) -> Path:
         key = hash_plain(
@@ -96,6 +110,13 @@ def _read(folder: Path) -> tuple[Prepared, np.ndarray]:
         placement=Placement(**{name: tuple(values) for name, values in stored.items()}),
     )
     return prepared, np.load(folder / "foreground.npy", mmap_mode="r")
+
+
+def _in_memory(mapped: np.ndarray) -> np.ndarray:
+    """A copy that, like the mapped file, cannot be written to."""
+    copy = np.array(mapped)
+    copy.flags.writeable = False
+    return copy
 
 
 def _foreground_positions(mask: np.ndarray | None, spatial_dims: int) -> np.ndarray:

@@ -65,11 +65,15 @@ def _pin_threads(config: DictConfig, study: Study) -> None:
     if config.threads == "auto":
         config.threads = study.pin("threads", lambda: (available_cores(), "all cores of this process"))
     if config.dataset.workers == "auto":
-        cores = available_cores()
-        config.dataset.workers = study.pin(
-            "workers",
-            lambda: (max(0, min(8, cores - 1)), f"one core fewer than the {cores} of this process, at most 8"),
-        )
+        config.dataset.workers = study.pin("workers", lambda: _loading_workers(config))
+
+
+def _loading_workers(config: DictConfig) -> tuple[int, str]:
+    """Processes that load batches, and why so many."""
+    if _device(config) == "cpu":
+        return 0, "the network computes on the CPU; a loading process would take its cores"
+    cores = available_cores()
+    return max(0, min(8, cores - 1)), f"one core fewer than the {cores} of this process, at most 8"
 
 
 class _Job:

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from medexp.core.types import Batch, EvidenceRow, Metric, Prediction
-from medexp.engine.process import step_seed
+from medexp.engine.process import seed_device, step_seed
 from medexp.engine.schedules import Schedule
 
 Inferer = Callable[[Tensor, Callable[[Tensor], dict[str, Tensor]]], dict[str, Tensor]]
@@ -60,7 +60,7 @@ class Experiment(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random numbers of this batch."""
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        torch.manual_seed(step_seed(self.seed, batches * self.trainer.world_size + self.trainer.global_rank))
+        seed_device(self.device, step_seed(self.seed, batches * self.trainer.world_size + self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The loss and its weighted terms, computed in fp32 from the outputs."""

@@ -39,9 +39,24 @@ def test_a_case_is_prepared_as_without_the_cache_and_read_back(numpy_source, tmp
         assert np.array_equal(prepared.pixels, expected.pixels)
         assert np.array_equal(prepared.mask, expected.mask)
         assert prepared.placement == expected.placement
-        assert isinstance(prepared.pixels, np.memmap)
         rows = {tuple(row) for row in foreground.tolist()}
         assert rows == {(expected.mask[tuple(at)], *at) for at in np.argwhere(expected.mask).tolist()}
+
+
+def test_cases_beyond_what_memory_holds_stay_mapped_and_are_the_same(numpy_source, tmp_path, monkeypatch):
+    source = numpy_source(n_cases=3)
+    in_memory = prepared_cases(source, tmp_path / "cache")
+    kept = [in_memory.load(case) for case in source.cases()]
+    one_case = kept[0][0].pixels.nbytes + kept[0][0].mask.nbytes + kept[0][1].nbytes
+    monkeypatch.setattr("medexp.data.cache._KEPT_BYTES", one_case)
+    limited = prepared_cases(source, tmp_path / "cache")
+    loaded = [limited.load(case) for case in source.cases()]
+    assert [isinstance(prepared.pixels, np.memmap) for prepared, _ in loaded] == [False, True, True]
+    assert not kept[0][0].pixels.flags.writeable
+    for (ours, positions), (theirs, expected) in zip(loaded, kept, strict=True):
+        assert np.array_equal(ours.pixels, theirs.pixels)
+        assert np.array_equal(ours.mask, theirs.mask)
+        assert np.array_equal(positions, expected)
 
 
 def test_a_prepared_case_is_not_prepared_again(numpy_source, tmp_path):

@@ -182,3 +182,4 @@ def test_auto_precision_is_resolved_once_per_study_and_recorded(tmp_path: Path) 
     pinned = (one.path.parent / "study.json").read_text()
     assert one.record.precision in pinned
     assert "reason" in pinned
+    assert one.config.dataset.workers == two.config.dataset.workers == 0
