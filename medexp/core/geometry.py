@@ -102,6 +102,20 @@ class Placement:
         inverse = np.argsort(self.permutation)
         return array.transpose(*range(lead), *(lead + int(axis) for axis in inverse))
 
+    def to_network(self) -> tuple[Float[np.ndarray, "dims dims"], Float[np.ndarray, "dims"]]:
+        """Matrix and offset that bring places from the image's grid to the network's (voxel i covers [i, i + 1))."""
+        scale = np.array(self.resized_shape) / np.array(self.oriented_shape)
+        sign = np.array([-1.0 if axis in self.flipped else 1.0 for axis in range(len(self.permutation))])
+        matrix = (scale * sign)[:, None] * np.eye(len(self.permutation))[list(self.permutation)]
+        offset = np.where(sign < 0, np.array(self.resized_shape, dtype=np.float64), 0.0)
+        return matrix, offset
+
+    def to_image(self) -> tuple[Float[np.ndarray, "dims dims"], Float[np.ndarray, "dims"]]:
+        """Matrix and offset that undo `to_network`."""
+        matrix, offset = self.to_network()
+        inverse = np.linalg.inv(matrix)
+        return inverse, -inverse @ offset
+
 
 def orient_to_world(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Permutation and flips that bring the axes of a grid closest to the axes of its world, each increasing."""

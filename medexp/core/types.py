@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Integer
 
+from medexp.core.errors import DataError
 from medexp.core.geometry import Geometry, Placement
+from medexp.core.objects import Objects
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +27,17 @@ class Kind(StrEnum):
     """What a prediction holds; a post-processing step says which it takes and which it gives."""
 
     PROBABILITIES = "probabilities"
+    BORDERS = "probabilities with borders"
+    DENSITY = "density"
     MASK = "mask"
     INSTANCES = "instances"
     OBJECTS = "objects"
+    SCORES = "scores"
+
+
+def holds(final: Kind) -> tuple[Kind, ...]:
+    """What metrics find in a prediction after its last step; instances have boxes and classes too."""
+    return (Kind.INSTANCES, Kind.OBJECTS) if final is Kind.INSTANCES else (final,)
 
 
 @dataclass(frozen=True)
@@ -61,9 +72,19 @@ class Annotation:
 
     Attributes:
         mask: Label ids as the dataset declares them, one per voxel.
+        instances: Ids of the objects, one per voxel, 0 where there is none; id k is row k - 1 of `objects`.
+        objects: Boxes or points with label ids; empty where it is known that there is none.
+        image_labels: Label ids that hold for the whole image.
     """
 
     mask: Integer[np.ndarray, "*spatial"] | None = None
+    instances: Integer[np.ndarray, "*spatial"] | None = None
+    objects: Objects | None = None
+    image_labels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.instances is not None and self.objects is None:
+            raise DataError("instances need objects that say their labels; make them with Objects.of_instances")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +112,7 @@ class Source(Protocol):
         name: Name of the dataset.
         spatial_dims: 2 or 3.
         channels: Names of the image channels, in order.
-        labels: Name of each label id of the mask; 0 is the background.
+        labels: Name of each label id; in masks 0 is the background.
         public: True for data that may be shown to anyone (synthetic or openly licensed).
     """
 
@@ -130,9 +151,15 @@ class Prediction:
         case_id: The case.
         group: Its independent unit.
         geometry: The image's grid.
-        classes: The classes of `mask`, without background.
+        classes: The classes of `mask` without background, of `objects`, or of `scores` in their order.
         probabilities: Soft result in [0, 1]: background and classes (they sum to one) or one channel per region.
         mask: Layers of class values, see `StructureClass`; 0 is background.
+        exclusive: Classes exclude each other.
+        valid: Voxels that were annotated; None for all.
+        maps: Further soft maps by name: "border" (probability), "density" (objects per voxel, a channel per class).
+        instances: Ids of the objects, 0 where there is none; id k is row k - 1 of `objects`.
+        objects: Boxes with values of `classes` and scores.
+        scores: Probability of each class for the whole image; 1 or 0 for a reference.
     """
 
     case_id: str
@@ -143,6 +170,10 @@ class Prediction:
     mask: Integer[np.ndarray, "layers *spatial"] | None = None
     exclusive: bool = True
     valid: np.ndarray | None = None
+    maps: Mapping[str, Float[np.ndarray, "channels *spatial"]] = field(default_factory=dict)
+    instances: Integer[np.ndarray, "*spatial"] | None = None
+    objects: Objects | None = None
+    scores: Float[np.ndarray, "classes"] | None = None
 
     def with_mask(self, mask: np.ndarray) -> Prediction:
         """The same prediction with another mask."""
@@ -174,16 +205,36 @@ class Step(Protocol):
         ...
 
 
+class Outcome(StrEnum):
+    """What became of an object (match, miss, false alarm) or what is true of an image (positive, negative).
+
+    An image in which a metric of objects found nothing to count gives one row `NONE`, so that it stays among the cases.
+    """
+
+    MATCH = "match"
+    MISS = "miss"
+    FALSE_ALARM = "false_alarm"
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class EvidenceRow:
     """What one case contributes to a metric: aggregates, intervals and tests are computed from rows alone.
+
+    A metric with a value per case gives one row a case and label. A metric without one gives a row for each object or
+    decision, from which the aggregate is computed.
 
     Attributes:
         case_id: The case.
         group: Its independent unit.
         metric: Name of the metric.
         label: Class or region.
-        value: The case's own value; nan where the metric is undefined for it.
+        value: The case's own value, or what the metric measures of an object (IoU, distance); nan where undefined.
+        score: Confidence of the prediction, where the metric ranks by it.
+        outcome: What became of an object or decision, see `Outcome`; empty in a row of a case's own value.
+        threshold: The threshold at which the outcome holds, where the metric has several.
     """
 
     case_id: str
@@ -191,21 +242,33 @@ class EvidenceRow:
     metric: str
     label: str
     value: float
+    score: float = math.nan
+    outcome: str = ""
+    threshold: float = math.nan
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A measure of a prediction against its reference."""
+    """A measure of a prediction against its reference.
+
+    Attributes:
+        name: Name in rows and tables.
+        higher_is_better: Direction of improvement.
+        takes: What prediction and reference must hold.
+        per_case: Whether the aggregate of one case's rows is a value of that case.
+    """
 
     name: str
     higher_is_better: bool
+    takes: Kind
+    per_case: bool
 
     def rows(self, prediction: Prediction, reference: Prediction) -> list[EvidenceRow]:
         """The evidence of one case."""
         ...
 
     def aggregate(self, rows: Sequence[EvidenceRow]) -> dict[str, float]:
-        """Value by label over the given rows."""
+        """Value by label over the given rows, and their mean under "mean"."""
         ...
 
     def definition(self) -> dict[str, Any]:
@@ -219,7 +282,8 @@ class Batch:
 
     Attributes:
         images: Intensities on the network's grid.
-        targets: What the loss sees, by head; None for images without a reference.
+        targets: What the loss sees, by head; of things whose number differs between images a list of mappings, one an
+            image; None for images without a reference.
         images_read: The cases as they were read, for evaluation; empty in training.
         placements: How the network's grid lies on each image's grid, for evaluation.
         case_ids: Names of the cases.
@@ -240,5 +304,13 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Any) -> Batch:
-        targets = None if self.targets is None else {key: function(value) for key, value in self.targets.items()}
-        return replace(self, images=function(self.images), targets=targets)
+        return replace(self, images=function(self.images), targets=_map_tensors(self.targets, function))
+
+
+def _map_tensors(value: Any, function: Any) -> Any:
+    """The same structure of mappings and lists with every tensor changed."""
+    if isinstance(value, Mapping):
+        return {key: _map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_tensors(item, function) for item in value]
+    return None if value is None else function(value)

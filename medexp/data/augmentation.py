@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from medexp.core.errors import UsageError
+from medexp.core.types import Annotation
+from medexp.data.annotation import renumbered
 
 
 @dataclass(frozen=True)
@@ -149,45 +152,101 @@ def _check_probabilities(**probabilities: float) -> None:
 
 def cut_patch(
     pixels: Float[np.ndarray, "channels *spatial"],
-    mask: Integer[np.ndarray, "*spatial"] | None,
+    annotation: Annotation,
     *,
     center: tuple[float, ...],
     patch_size: tuple[int, ...],
     drawn: Drawn,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Annotation]:
     """Cut one patch, reading only the voxels that it needs; outside the image lie zeros.
 
     Args:
         pixels: Image, possibly memory-mapped.
-        mask: Label ids, or None.
+        annotation: What is known of it, on the same grid.
         center: Centre of the patch in voxels.
         patch_size: Spatial shape of the result.
         drawn: Random parameters of the sample.
 
     Returns:
-        The patch (channels, *patch_size) in fp32 and its labels (*patch_size), or None.
+        The patch (channels, *patch_size) in fp32 and its annotation; of objects those whose centre it holds.
     """
-    size = np.array(patch_size)
-    is_plain = np.array_equal(drawn.matrix, np.eye(len(size)))
-    window = size if is_plain else np.ceil(np.abs(drawn.matrix) @ size).astype(int) + 2
-    start = np.floor(np.array(center) - (window - 1) / 2 + 0.5).astype(int)
-    # A window of whole voxels may lie half a voxel beside the centre.
-    offset = np.array(center) - (start + (window - 1) / 2)
-    region = _read_window(pixels, start, window)
-    labels = None if mask is None else _read_window(mask[None], start, window)
-    if not is_plain:
-        grid = _sampling_grid(drawn.matrix, patch_size, tuple(map(int, window)), offset)
-        region = F.grid_sample(region[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-        if labels is not None:
-            # Label ids below 2^24 are exact in fp32, and the nearest neighbour makes no new values.
-            nearest = F.grid_sample(
-                labels[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
-            )
-            labels = nearest[0].to(labels.dtype)
-    if drawn.axes_flipped:
-        axes = [axis + 1 for axis in drawn.axes_flipped]
-        region, labels = region.flip(axes), None if labels is None else labels.flip(axes)
-    return _change_intensities(region, drawn), None if labels is None else labels[0]
+    cut = _Cut.of(center, patch_size, drawn)
+    region = _change_intensities(cut.interpolated(pixels), drawn)
+    mask, instances = (
+        None if layer is None else cut.nearest(layer).numpy() for layer in (annotation.mask, annotation.instances)
+    )
+    objects = annotation.objects
+    if instances is not None and objects is not None:
+        instances, objects = renumbered(instances, objects)
+    elif objects is not None:
+        objects, _ = objects.moved(*cut.to_patch()).clipped(patch_size)
+    return region, replace(annotation, mask=mask, instances=instances, objects=objects)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Which window of an image a patch needs, and how the patch lies in it.
+
+    Attributes:
+        start: First voxel of the window.
+        window: Its shape.
+        patch_size: Spatial shape of the patch.
+        offset: Centre of the patch relative to that of the window, in voxels.
+        drawn: Random parameters of the sample.
+        is_plain: The patch is the window.
+    """
+
+    start: np.ndarray
+    window: np.ndarray
+    patch_size: tuple[int, ...]
+    offset: np.ndarray
+    drawn: Drawn
+    is_plain: bool
+
+    @classmethod
+    def of(cls, center: tuple[float, ...], patch_size: tuple[int, ...], drawn: Drawn) -> _Cut:
+        """The cut around a centre."""
+        size = np.array(patch_size)
+        is_plain = np.array_equal(drawn.matrix, np.eye(len(size)))
+        window = size if is_plain else np.ceil(np.abs(drawn.matrix) @ size).astype(int) + 2
+        start = np.floor(np.array(center) - (window - 1) / 2 + 0.5).astype(int)
+        # A window of whole voxels may lie half a voxel beside the centre; a plain patch is laid on whole voxels.
+        offset = np.zeros(len(size)) if is_plain else np.array(center) - (start + (window - 1) / 2)
+        return cls(start, window, patch_size, offset, drawn, is_plain)
+
+    def interpolated(self, pixels: Float[np.ndarray, "channels *spatial"]) -> Tensor:
+        """Intensities in the patch."""
+        region = _read_window(pixels, self.start, self.window)
+        return self._flipped(region if self.is_plain else self._sampled(region, "bilinear"))
+
+    def nearest(self, labels: Integer[np.ndarray, "*spatial"]) -> Tensor:
+        """Ids in the patch; ids below 2^24 are exact in fp32, and the nearest neighbour makes no new ones."""
+        region = _read_window(labels[None], self.start, self.window)
+        if not self.is_plain:
+            region = self._sampled(region.float(), "nearest").to(region.dtype)
+        return self._flipped(region)[0]
+
+    def to_patch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Matrix and offset from places in the image to places in the patch (voxel i covers [i, i + 1))."""
+        size = np.array(self.patch_size, dtype=np.float64)
+        inverse = np.linalg.inv(self.drawn.matrix)
+        center = self.start + self.window / 2 + self.offset
+        offset = size / 2 - inverse @ center
+        for axis in self.drawn.axes_flipped:
+            inverse[axis] *= -1
+            offset[axis] = size[axis] - offset[axis]
+        return inverse, offset
+
+    def _sampled(self, region: Tensor, mode: str) -> Tensor:
+        return F.grid_sample(region[None], self._grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
+
+    @cached_property
+    def _grid(self) -> Tensor:
+        return _sampling_grid(self.drawn.matrix, self.patch_size, tuple(map(int, self.window)), self.offset)
+
+    def _flipped(self, region: Tensor) -> Tensor:
+        axes = [axis + 1 for axis in self.drawn.axes_flipped]
+        return region.flip(axes) if axes else region
 
 
 def _read_window(array: np.ndarray, start: np.ndarray, size: np.ndarray) -> Tensor:

@@ -8,16 +8,19 @@ import shutil
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medexp.core.errors import DataError
 from medexp.core.geometry import Placement
 from medexp.core.hashing import hash_file, hash_plain
-from medexp.core.types import Case, Source
+from medexp.core.objects import Objects
+from medexp.core.types import Annotation, Case, Source
 from medexp.data.preprocessing import Prepared, Preprocessing
 
-_LAYOUT = 1
+_LAYOUT = 2
+_REST = "case.json"
 _FOREGROUND_SAMPLES = 4096
 # Opening three mapped files costs more than cutting a small patch, so that many bytes of cases stay in memory.
 _KEPT_BYTES = 2**29
@@ -62,11 +65,13 @@ class PreparedCases:
         if not folder.exists():
             self._write(case, folder)
         prepared, foreground = _read(folder)
-        needed = prepared.pixels.nbytes + (0 if prepared.mask is None else prepared.mask.nbytes) + foreground.nbytes
+        layers = _layers(prepared.annotation)
+        needed = sum(array.nbytes for array in (prepared.pixels, foreground, *layers.values()))
         if self._kept_bytes + needed > _KEPT_BYTES:
             return prepared, foreground
-        mask = None if prepared.mask is None else _in_memory(prepared.mask)
-        in_memory = replace(prepared, pixels=_in_memory(prepared.pixels), mask=mask)
+        in_layers: dict[str, Any] = {name: _in_memory(layer) for name, layer in layers.items()}
+        annotation = replace(prepared.annotation, **in_layers)
+        in_memory = replace(prepared, pixels=_in_memory(prepared.pixels), annotation=annotation)
         self._kept[case.case_id] = in_memory, _in_memory(foreground)
         self._kept_bytes += needed
         return self._kept[case.case_id]
@@ -89,10 +94,10 @@ class PreparedCases:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         partial.chmod(0o755)  # mkdtemp's folder is closed to the other users of a shared cache
         np.save(partial / "pixels.npy", np.ascontiguousarray(prepared.pixels, dtype=np.float32))
-        if prepared.mask is not None:
-            np.save(partial / "mask.npy", np.ascontiguousarray(prepared.mask))
-        np.save(partial / "foreground.npy", _foreground_positions(prepared.mask, prepared.pixels.ndim - 1))
-        (partial / "placement.json").write_text(json.dumps(asdict(prepared.placement)))
+        for name, layer in _layers(prepared.annotation).items():
+            np.save(partial / f"{name}.npy", np.ascontiguousarray(layer))
+        np.save(partial / "foreground.npy", _foreground_positions(prepared))
+        (partial / _REST).write_text(json.dumps(_rest_as_plain(prepared)))
         try:
             os.rename(partial, folder)
         except OSError:  # another process was faster
@@ -102,14 +107,38 @@ class PreparedCases:
 
 
 def _read(folder: Path) -> tuple[Prepared, np.ndarray]:
-    mask_file = folder / "mask.npy"
-    stored = json.loads((folder / "placement.json").read_text())
-    prepared = Prepared(
-        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
-        mask=np.load(mask_file, mmap_mode="r") if mask_file.exists() else None,
-        placement=Placement(**{name: tuple(values) for name, values in stored.items()}),
+    rest = json.loads((folder / _REST).read_text())
+    objects, image_labels = rest["objects"], rest["image_labels"]
+    placement = Placement(**{name: tuple(values) for name, values in rest["placement"].items()})
+    annotation = Annotation(
+        **{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in rest["layers"]},
+        objects=None if objects is None else _objects(objects, spatial_dims=len(placement.resized_shape)),
+        image_labels=None if image_labels is None else tuple(image_labels),
     )
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+    prepared = Prepared(pixels=pixels, annotation=annotation, placement=placement)
     return prepared, np.load(folder / "foreground.npy", mmap_mode="r")
+
+
+def _layers(annotation: Annotation) -> dict[str, np.ndarray]:
+    """The arrays of an annotation that have a value for each voxel."""
+    layers = {"mask": annotation.mask, "instances": annotation.instances}
+    return {name: layer for name, layer in layers.items() if layer is not None}
+
+
+def _rest_as_plain(prepared: Prepared) -> dict[str, Any]:
+    """All of a prepared case that is no array of voxels, for JSON."""
+    objects = prepared.annotation.objects
+    return {
+        "placement": asdict(prepared.placement),
+        "layers": list(_layers(prepared.annotation)),
+        "objects": None if objects is None else {"boxes": objects.boxes.tolist(), "labels": objects.labels.tolist()},
+        "image_labels": prepared.annotation.image_labels,
+    }
+
+
+def _objects(plain: dict[str, Any], *, spatial_dims: int) -> Objects:
+    return Objects.of(np.array(plain["boxes"]).reshape(-1, 2 * spatial_dims), np.array(plain["labels"]))
 
 
 def _in_memory(mapped: np.ndarray) -> np.ndarray:
@@ -119,8 +148,14 @@ def _in_memory(mapped: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _foreground_positions(mask: np.ndarray | None, spatial_dims: int) -> np.ndarray:
-    """Up to a fixed number of positions per label id other than 0, drawn with a fixed seed."""
+def _foreground_positions(prepared: Prepared) -> np.ndarray:
+    """Rows of (label id, *index): voxels of the mask, else the centres of the objects.
+
+    Of each label id other than 0 up to a fixed number, drawn with a fixed seed.
+    """
+    mask, objects = prepared.annotation.mask, prepared.annotation.objects
+    if mask is None and objects is not None:
+        return np.column_stack([objects.labels, np.floor(objects.centers)]).astype(np.int32)
     rows: list[np.ndarray] = []
     random = np.random.default_rng(0)
     for label in [] if mask is None else np.unique(mask):
@@ -130,4 +165,4 @@ def _foreground_positions(mask: np.ndarray | None, spatial_dims: int) -> np.ndar
         if len(positions) > _FOREGROUND_SAMPLES:
             positions = positions[random.choice(len(positions), _FOREGROUND_SAMPLES, replace=False)]
         rows.append(np.column_stack([np.full(len(positions), label), positions]).astype(np.int32))
-    return np.concatenate(rows) if rows else np.zeros((0, spatial_dims + 1), dtype=np.int32)
+    return np.concatenate(rows) if rows else np.zeros((0, prepared.pixels.ndim), dtype=np.int32)

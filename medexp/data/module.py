@@ -21,10 +21,10 @@ from medexp.data.preprocessing import Preprocessing
 from medexp.data.sampling import SampleOrder, StreamBatches, draw_center
 from medexp.data.splits import Split
 
-SampleTargets = Callable[[Annotation], dict[str, Tensor]]
+SampleTargets = Callable[[Annotation], dict[str, Any]]
 
 
-class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
+class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Any]]]):
     """Sample number n of the training stream, made from (seed, n) alone."""
 
     def __init__(
@@ -48,7 +48,7 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
         self.augmentation = augmentation
         self.sample_targets = sample_targets
 
-    def __getitem__(self, number: int) -> tuple[str, Tensor, dict[str, Tensor]]:
+    def __getitem__(self, number: int) -> tuple[str, Tensor, dict[str, Any]]:
         case = self.cases[self.order.case_of(number)]
         random = np.random.default_rng((self.order.seed, 1, number))
         prepared, foreground = self.prepared.load(case)
@@ -60,8 +60,9 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Tensor]]]):
             foreground_fraction=self.foreground_fraction,
         )
         drawn = self.augmentation.draw(random, len(self.patch_size))
-        pixels, mask = cut_patch(prepared.pixels, prepared.mask, center=center, patch_size=self.patch_size, drawn=drawn)
-        annotation = Annotation(mask=None if mask is None else mask.numpy())
+        pixels, annotation = cut_patch(
+            prepared.pixels, prepared.annotation, center=center, patch_size=self.patch_size, drawn=drawn
+        )
         return case.case_id, pixels, self.sample_targets(annotation)
 
 
@@ -215,14 +216,18 @@ class ImageData(pl.LightningDataModule):
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
-def collate(samples: Sequence[tuple[str, Tensor, dict[str, Tensor]]]) -> Batch:
-    """Stack training samples to a batch."""
+def collate(samples: Sequence[tuple[str, Tensor, dict[str, Any]]]) -> Batch:
+    """Stack training samples to a batch; targets that are mappings, as their sizes differ, become a list."""
     case_ids, images, targets = zip(*samples, strict=True)
     return Batch(
         images=torch.stack(images),
-        targets={name: torch.stack([target[name] for target in targets]) for name in targets[0]},
+        targets={name: _joined([target[name] for target in targets]) for name in targets[0]},
         case_ids=tuple(case_ids),
     )
+
+
+def _joined(targets: list[Any]) -> Any:
+    return torch.stack(targets) if isinstance(targets[0], Tensor) else targets
 
 
 def _one_thread(_: int) -> None:

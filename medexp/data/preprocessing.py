@@ -8,12 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from medexp.core.errors import UsageError
 from medexp.core.geometry import Placement, orient_to_world, resized_shape
-from medexp.core.resample import resize_linear, resize_nearest
-from medexp.core.types import Image
+from medexp.core.resample import resize_linear
+from medexp.core.types import Annotation, Image
+from medexp.data.annotation import place_annotation, writable
 
 
 @runtime_checkable
@@ -87,12 +88,12 @@ class Prepared:
 
     Attributes:
         pixels: Normalised intensities.
-        mask: Label ids, or None where there is no reference.
+        annotation: What is known of it, on the network's grid.
         placement: How the network's grid lies on the image's grid.
     """
 
     pixels: Float[np.ndarray, "channels *spatial"]
-    mask: Integer[np.ndarray, "*spatial"] | None
+    annotation: Annotation
     placement: Placement
 
 
@@ -115,13 +116,10 @@ class Preprocessing:
     def __call__(self, image: Image) -> Prepared:
         """Prepare one image."""
         placement = self.placement(image)
-        pixels = _writable(placement.orient(image.pixels))
+        pixels = writable(placement.orient(image.pixels))
         pixels = resize_linear(torch.from_numpy(pixels), placement.resized_shape).numpy()
-        mask = None
-        if image.annotation is not None and image.annotation.mask is not None:
-            oriented = _writable(placement.orient(image.annotation.mask))
-            mask = resize_nearest(torch.from_numpy(oriented)[None], placement.resized_shape)[0].numpy()
-        return Prepared(pixels=self.normalisation(pixels), mask=mask, placement=placement)
+        annotation = place_annotation(image.annotation or Annotation(), placement)
+        return Prepared(pixels=self.normalisation(pixels), annotation=annotation, placement=placement)
 
     def placement(self, image: Image) -> Placement:
         """How the network's grid lies on the grid of an image."""
@@ -142,8 +140,3 @@ class Preprocessing:
     def knobs(self) -> dict[str, Any]:
         """What distinguishes two preprocessings, for the key of the cache."""
         return {"orient": self.orient, "spacing_mm": self.spacing_mm, "normalisation": self.normalisation.knobs()}
-
-
-def _writable(array: np.ndarray) -> np.ndarray:
-    """A contiguous array that torch may wrap."""
-    return np.ascontiguousarray(array) if array.flags.writeable else array.copy()

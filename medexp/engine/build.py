@@ -14,13 +14,14 @@ from medexp.core.errors import UsageError, did_you_mean
 from medexp.core.hashing import hash_plain, hash_tensors
 from medexp.core.instantiate import instantiate
 from medexp.core.record import RunFolder
-from medexp.core.types import Kind
+from medexp.core.types import Metric, holds
 from medexp.data.module import ImageData
 from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
 from medexp.engine.module import Experiment
 from medexp.engine.process import seed_everything
 from medexp.models.adapter import build_model
 from medexp.post_processing.chain import Chain
+from medexp.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def build(config: DictConfig) -> Parts:
         UsageError: Two options do not fit each other, or one refuses its values.
     """
     source = instantiate(config.dataset.source, "dataset.source")
-    task = instantiate(config.task, "task", labels=dict(source.labels))
+    task: Task = instantiate(config.task, "task", labels=dict(source.labels))
     accumulate = config.trainer.accumulate
     steps_per_epoch = config.trainer.steps_per_epoch
     data: ImageData = instantiate(
@@ -91,8 +92,8 @@ def build(config: DictConfig) -> Parts:
         schedule=instantiate(config.scheduler, "scheduler"),
         total_steps=total_steps,
         inferer=instantiate(config.inferer, "inferer"),
-        post_processing=post_processing(config, takes=task.gives),
-        metrics=list(instantiate(config.metrics, "metrics").values()),
+        post_processing=post_processing(config, task),
+        metrics=metrics(config, task),
         seed=config.seed,
     )
     return Parts(module=module, data=data, total_steps=total_steps)
@@ -103,10 +104,33 @@ def cache_folder(config: DictConfig) -> Path:
     return Path(config.paths.cache)
 
 
-def post_processing(config: DictConfig, *, takes: Kind) -> Chain:
-    """The chain of steps, in order."""
+def post_processing(config: DictConfig, task: Task) -> Chain:
+    """The chain of steps, in order, from what the task gives to what it is judged by."""
     steps = [instantiate(step, f"post_processing.steps[{i}]") for i, step in enumerate(config.post_processing.steps)]
-    return Chain(steps, takes=takes, gives=Kind.MASK)
+    return Chain(steps, takes=task.gives, gives=task.judged)
+
+
+def metrics(config: DictConfig, task: Task) -> list[Metric]:
+    """The metrics, in order.
+
+    Args:
+        config: A finished configuration.
+        task: What they judge.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        UsageError: One measures what the task's final predictions do not hold.
+    """
+    found: dict[str, Metric] = instantiate(config.metrics, "metrics")
+    for name, metric in found.items():
+        if metric.takes not in holds(task.judged):
+            raise UsageError(
+                f"metrics.{name} measures {metric.takes}, but the final predictions of this task hold "
+                f"{', '.join(holds(task.judged))}; choose other metrics, e.g. metrics=[{','.join(task.usual_metrics)}]"
+            )
+    return list(found.values())
 
 
 def load_initial_weights(model: torch.nn.Module, run: Path, *, skip: list[str]) -> None:

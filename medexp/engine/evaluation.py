@@ -16,10 +16,12 @@ import pytorch_lightning as pl
 from medexp.core.errors import RunInterruptedError, UsageError, did_you_mean
 from medexp.core.files import write_text
 from medexp.core.record import RunFolder
-from medexp.core.types import Batch, EvidenceRow, Prediction
+from medexp.core.types import Batch, EvidenceRow, Metric, Prediction
 from medexp.engine.module import Experiment
 from medexp.engine.overlays import draw_overlay
 from medexp.engine.signals import StopRequest
+
+_OF_SINGLE_OBJECTS = ("score", "outcome", "threshold")
 
 
 class CaseFiles(pl.Callback):
@@ -28,7 +30,7 @@ class CaseFiles(pl.Callback):
     Args:
         folder: The run's folder.
         drawn: Ids of the cases that are drawn.
-        save_predictions: Write the mask of every case.
+        save_predictions: Write the prediction of every case.
         stop: Set by SIGTERM or Ctrl-C; the evaluation ends between two cases.
     """
 
@@ -58,7 +60,7 @@ class CaseFiles(pl.Callback):
             if prediction.case_id in self.drawn:
                 draw_overlay(image, prediction, reference, self.folder.overlays)
             if self.save_predictions:
-                save_mask(prediction, self.folder.predictions)
+                save_prediction(prediction, self.folder.predictions)
         if self.stop.requested:
             raise RunInterruptedError(
                 f"stopped by {self.stop.signal_name} while cases were judged; the training is saved"
@@ -90,30 +92,83 @@ def chosen_cases(wanted: int | Sequence[str], case_ids: Sequence[str]) -> list[s
     return list(wanted)
 
 
-def save_mask(prediction: Prediction, folder: Path) -> Path:
-    """Write a mask as NIfTI with the image's own affine: class values, or one volume per region along the last axis."""
-    assert prediction.mask is not None
+def save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
+    """Write what a final prediction holds, on the image's own grid.
+
+    A mask becomes NIfTI with the image's affine, class values or one volume per region along the last axis; instances
+    another one, ending in _instances; objects a table with boxes in voxels (voxel i covers [i, i + 1)); the scores of
+    the whole image a table too.
+
+    Args:
+        prediction: The prediction.
+        folder: Where to; made where it does not exist.
+
+    Returns:
+        The files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    mask = prediction.mask[0] if prediction.exclusive else np.moveaxis(prediction.mask, 0, -1)
+    stem = folder / quote(prediction.case_id, safe=" ")
+    written = []
+    if prediction.mask is not None:
+        mask = prediction.mask[0] if prediction.exclusive else np.moveaxis(prediction.mask, 0, -1)
+        written.append(_write_nifti(mask.astype(np.int16), prediction, Path(f"{stem}.nii.gz")))
+    if prediction.instances is not None:
+        instances = prediction.instances.astype(np.int32)
+        written.append(_write_nifti(instances, prediction, Path(f"{stem}_instances.nii.gz")))
+    names = {structure.value: structure.name for structure in prediction.classes}
+    if prediction.objects is not None:
+        ends = [f"{end}_{axis}" for end in ("low", "high") for axis in range(prediction.objects.spatial_dims)]
+        table = pd.DataFrame(prediction.objects.boxes, columns=ends)
+        table.insert(0, "label", [names[value] for value in prediction.objects.labels.tolist()])
+        table.insert(1, "score", prediction.objects.scores)
+        written.append(_write_table(table, Path(f"{stem}_objects.csv")))
+    if prediction.scores is not None:
+        table = pd.DataFrame({"label": list(names.values()), "score": prediction.scores})
+        written.append(_write_table(table, Path(f"{stem}_scores.csv")))
+    return written
+
+
+def _write_nifti(array: np.ndarray, prediction: Prediction, path: Path) -> Path:
     affine = np.eye(4)
     dims = prediction.geometry.spatial_dims
     affine[:dims, :dims] = prediction.geometry.affine[:-1, :-1]
     affine[:dims, 3] = prediction.geometry.affine[:-1, -1]
-    path = folder / f"{quote(prediction.case_id, safe=' ')}.nii.gz"
     partial = path.with_name(f".{path.name}")
-    nib.save(nib.Nifti1Image(np.ascontiguousarray(mask, dtype=np.int16), affine), partial)
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(array), affine), partial)
     partial.replace(path)
     return path
 
 
-def write_evidence(rows: Sequence[EvidenceRow], folder: RunFolder, *, part: str) -> None:
+def _write_table(table: pd.DataFrame, path: Path) -> Path:
+    write_text(path, table.to_csv(index=False))
+    return path
+
+
+def write_evidence(rows: Sequence[EvidenceRow], metrics: Sequence[Metric], folder: RunFolder, *, part: str) -> None:
     """Write evidence.csv, a line per row, and cases.csv, a line per case."""
     evidence = pd.DataFrame([asdict(row) | {"part": part} for row in rows])
-    write_text(folder.evidence, evidence.to_csv(index=False))
-    evidence["column"] = evidence["metric"] + "/" + evidence["label"]
-    order = list(dict.fromkeys(evidence["column"]))
-    cases = evidence.pivot(index=["case_id", "group", "part"], columns="column", values="value")[order]
-    write_text(folder.cases, cases.reset_index().to_csv(index=False))
+    unused = [name for name in _OF_SINGLE_OBJECTS if evidence[name].replace("", None).isna().all()]
+    write_text(folder.evidence, evidence.drop(columns=unused).to_csv(index=False))
+    cases = cases_table(rows, metrics)
+    cases.insert(2, "part", part)
+    write_text(folder.cases, cases.to_csv(index=False))
+
+
+def cases_table(rows: Sequence[EvidenceRow], metrics: Sequence[Metric]) -> pd.DataFrame:
+    """A line per case: its id, its group, and its own value by metric and label, where the metric has one."""
+    lines: dict[str, dict[str, Any]] = {}
+    of_case: dict[tuple[str, str], list[EvidenceRow]] = {}
+    for row in rows:
+        lines.setdefault(row.case_id, {"case_id": row.case_id, "group": row.group})
+        of_case.setdefault((row.case_id, row.metric), []).append(row)
+    for metric in metrics:
+        if not metric.per_case:
+            continue
+        for case_id, line in lines.items():
+            own = of_case.get((case_id, metric.name), [])
+            values = metric.aggregate(own) if own else {}
+            line |= {f"{metric.name}/{label}": value for label, value in values.items() if label != "mean"}
+    return pd.DataFrame(list(lines.values()))
 
 
 def plain_results(results: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:

@@ -105,7 +105,8 @@ class _Job:
     def _try_patch(self) -> None:
         """Tell a patch that does not fit the network before anything is recorded."""
         channels = len(self.parts.data.source.channels)
-        fit_size(self.parts.module.model, torch.zeros(1, channels, *self.config.dataset.patch_size))
+        patch = torch.zeros(1, channels, *self.config.dataset.patch_size)
+        fit_size(self.parts.module.model, patch, dense=self.parts.module.task.dense)
 
     def _new_record(self) -> Record:
         config, data = self.config, self.parts.data
@@ -236,7 +237,7 @@ class _Job:
         )
         with self._timed("evaluation"):
             self._trainer([files, *self._user_callbacks()]).test(module, datamodule=data, verbose=False)
-        write_evidence(module.evidence, self.folder, part=part)
+        write_evidence(module.evidence, module.metrics, self.folder, part=part)
         self.record.results = plain_results(module.results())
         self.record.checkpoint = f"{self.config.trainer.checkpoint}: {checkpoint.name}"
         if self.config.trainer.checkpoint == "best" and part == "val":

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from medexp import __version__
 from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Geometry
-from medexp.core.types import EvidenceRow, Prediction
+from medexp.core.types import EvidenceRow, Kind, Prediction
 
 MEAN = "mean"
 
@@ -33,6 +33,8 @@ class PerCaseMetric(ABC):
         libraries: Libraries and versions, besides medexp, that the value depends on.
     """
 
+    takes = Kind.MASK
+    per_case = True
     name: str
     higher_is_better: bool
     unit: str

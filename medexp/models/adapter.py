@@ -114,12 +114,13 @@ def _name(target: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
 
 
-def fit_size(model: nn.Module, patch: Tensor) -> None:
+def fit_size(model: nn.Module, patch: Tensor, *, dense: bool) -> None:
     """Run one patch through a model, which stays as it was, so that a size that does not fit is told before training.
 
     Args:
         model: A model under the contract of dense models.
         patch: Images of shape (batch, channels, *spatial).
+        dense: The task needs maps of the patch's size.
 
     Raises:
         UsageError: The patch does not pass the network, or a map comes out in another size.
@@ -138,5 +139,5 @@ def fit_size(model: nn.Module, patch: Tensor) -> None:
     finally:
         model.train(was_training)
     for head, maps in outputs.items():
-        if isinstance(maps, Tensor) and tuple(maps.shape[2:]) != size:
+        if dense and isinstance(maps, Tensor) and tuple(maps.shape[2:]) != size:
             raise UsageError(f"model gives {head} in size {tuple(maps.shape[2:])} for a patch of {size}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medexp.core.types import Annotation, Batch, Prediction, StructureClass
+from medexp.core.types import Annotation, Batch, Kind, Prediction, StructureClass
 
 
 class Task(nn.Module, ABC):
@@ -15,14 +15,22 @@ class Task(nn.Module, ABC):
 
     Attributes:
         heads: Names and channels of the maps that a model must return.
-        classes: The classes of masks, without background.
+        classes: The classes of masks without background, of objects, or of images.
+        gives: What `decode` puts into a prediction.
+        judged: What a prediction must hold after post-processing.
+        usual_metrics: Metrics that measure this, for messages.
+        dense: The maps must have the size of the image.
     """
 
     heads: dict[str, int]
     classes: tuple[StructureClass, ...]
+    gives: Kind
+    judged: Kind
+    usual_metrics: tuple[str, ...]
+    dense: bool = True
 
     @abstractmethod
-    def sample_targets(self, reference: Annotation) -> dict[str, Tensor]:
+    def sample_targets(self, reference: Annotation) -> dict[str, Any]:
         """What the loss sees of one sample, on the network's grid; runs in the loader's workers."""
 
     def forward(self, model: nn.Module, images: Tensor, targets: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -35,7 +43,7 @@ class Task(nn.Module, ABC):
         """Weighted terms by name; their sum is the loss."""
 
     @abstractmethod
-    def decode(self, outputs: dict[str, Tensor], batch: Batch) -> list[Prediction]:
+    def decode(self, outputs: dict[str, Any], batch: Batch) -> list[Prediction]:
         """Soft predictions on each image's own grid."""
 
     @abstractmethod

@@ -32,6 +32,8 @@ class SemanticSegmentation(Task):
     """
 
     gives = Kind.PROBABILITIES
+    judged = Kind.MASK
+    usual_metrics = ("dice", "hd95")
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medexp.core.errors import UsageError
+from medexp.core.types import Annotation
 from medexp.data.augmentation import Augmentation, Drawn, cut_patch
 
 OFF = {
@@ -30,6 +31,12 @@ OFF = {
 }
 INGREDIENTS = ("rotation", "scale", "brightness", "contrast", "gamma", "noise")
 ON = OFF | {f"{name}_probability": 1.0 for name in INGREDIENTS} | {"flip_axes": [0]}
+
+
+def cut(pixels: np.ndarray, mask: np.ndarray | None, **knobs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A patch and its mask as tensors."""
+    patch, annotation = cut_patch(pixels, Annotation(mask=mask), **knobs)
+    return patch, None if annotation.mask is None else torch.from_numpy(annotation.mask)
 
 
 def image_and_mask(*shape: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +85,7 @@ def plain_crop(array: np.ndarray, start: tuple[int, ...], size: tuple[int, ...])
 def test_with_all_probabilities_at_zero_a_patch_is_the_plain_crop(start, size, seed):
     pixels, mask = image_and_mask(11, 9)
     center = tuple(first + (n - 1) / 2 for first, n in zip(start, size, strict=True))
-    patch, labels = cut_patch(pixels, mask, center=center, patch_size=size, drawn=draw(seed))
+    patch, labels = cut(pixels, mask, center=center, patch_size=size, drawn=draw(seed))
     assert np.array_equal(patch.numpy(), plain_crop(pixels, start, size))
     assert np.array_equal(labels.numpy(), plain_crop(mask, start, size))
     assert labels.numpy().dtype == np.int16
@@ -86,7 +93,7 @@ def test_with_all_probabilities_at_zero_a_patch_is_the_plain_crop(start, size, s
 
 def test_a_patch_larger_than_the_image_holds_it_in_zeros():
     pixels, mask = image_and_mask(4, 5, 3)
-    patch, labels = cut_patch(pixels, mask, center=(1.5, 2.0, 1.0), patch_size=(8, 5, 9), drawn=drawn(3))
+    patch, labels = cut(pixels, mask, center=(1.5, 2.0, 1.0), patch_size=(8, 5, 9), drawn=drawn(3))
     assert np.array_equal(patch.numpy(), np.pad(pixels, [(0, 0), (2, 2), (0, 0), (3, 3)]))
     assert np.array_equal(labels.numpy(), np.pad(mask, [(2, 2), (0, 0), (3, 3)]))
 
@@ -94,7 +101,7 @@ def test_a_patch_larger_than_the_image_holds_it_in_zeros():
 def test_a_patch_beside_the_image_is_zero():
     pixels, mask = image_and_mask(4, 5)
     for matrix in (np.eye(2), turned(20.0)):
-        patch, labels = cut_patch(pixels, mask, center=(50.0, -50.0), patch_size=(3, 3), drawn=drawn(2, matrix=matrix))
+        patch, labels = cut(pixels, mask, center=(50.0, -50.0), patch_size=(3, 3), drawn=drawn(2, matrix=matrix))
         assert not patch.any()
         assert not labels.any()
 
@@ -116,9 +123,7 @@ MATRICES = [
 def test_rotation_and_scale_agree_with_scipy(matrix, center, patch_size):
     shape = (40, 36) if len(center) == 2 else (20, 22, 18)
     pixels, mask = image_and_mask(*shape)
-    patch, labels = cut_patch(
-        pixels, mask, center=center, patch_size=patch_size, drawn=drawn(len(center), matrix=matrix)
-    )
+    patch, labels = cut(pixels, mask, center=center, patch_size=patch_size, drawn=drawn(len(center), matrix=matrix))
     expected = np.stack([resampled(channel, matrix, center, patch_size, order=1) for channel in pixels])
     np.testing.assert_allclose(patch.numpy(), expected, atol=2e-4)
     # A voxel that lies between two labels to the last digit may take either.
@@ -131,7 +136,7 @@ def test_a_tiny_rotation_hardly_moves_a_patch():
     for center in [(14.0, 15.5), (13.5, 14.5)]:
         for size in [(7, 8), (10, 10)]:
             patches = [
-                cut_patch(pixels, None, center=center, patch_size=size, drawn=drawn(2, matrix=turned(angle)))[0]
+                cut(pixels, None, center=center, patch_size=size, drawn=drawn(2, matrix=turned(angle)))[0]
                 for angle in (0.0005, 0.001)
             ]
             expected = resampled(pixels[0], np.eye(2), center, size, order=1)
@@ -150,7 +155,7 @@ def test_labels_stay_on_what_they_name(dims, seed):
         "scale_probability": 1.0,
         "flip_axes": list(range(dims)),
     }
-    patch, labels = cut_patch(
+    patch, labels = cut(
         distance[None].astype(np.float32),
         (distance < 6).astype(np.int16),
         center=(31.0, 32.0, 31.5)[:dims],
@@ -168,7 +173,7 @@ def test_labels_stay_on_what_they_name(dims, seed):
 def test_flips_reverse_image_and_labels(axes):
     pixels, mask = image_and_mask(6, 7, 8)
     knobs = {"center": (2.5, 3.0, 3.5), "patch_size": (6, 7, 8)}
-    patch, labels = cut_patch(pixels, mask, **knobs, drawn=drawn(3, axes_flipped=axes))
+    patch, labels = cut(pixels, mask, **knobs, drawn=drawn(3, axes_flipped=axes))
     assert np.array_equal(patch.numpy(), np.flip(pixels, [axis + 1 for axis in axes]))
     assert np.array_equal(labels.numpy(), np.flip(mask, axes))
 
@@ -204,7 +209,7 @@ def test_a_scale_above_one_enlarges_what_is_seen():
     disc = np.square(np.indices((60, 60)) - 29.5).sum(axis=0) < 10**2
     for scale in (0.7, 1.4):
         matrix = draw(scale_probability=1.0, scale_range=[scale, scale]).matrix
-        _, labels = cut_patch(
+        _, labels = cut(
             disc[None].astype(np.float32), disc.astype(np.int16), center=(29.5, 29.5), patch_size=(40, 40),
             drawn=drawn(2, matrix=matrix),
         )  # fmt: skip
@@ -216,7 +221,7 @@ def test_intensities_change_by_their_formulas():
     crop = {"center": (4.0, 4.0), "patch_size": (9, 9)}
 
     def changed(**parameters) -> np.ndarray:
-        return cut_patch(pixels, None, **crop, drawn=drawn(2, **parameters))[0].numpy()
+        return cut(pixels, None, **crop, drawn=drawn(2, **parameters))[0].numpy()
 
     mean = pixels.mean(axis=(1, 2), keepdims=True)
     low, high = pixels.min(axis=(1, 2), keepdims=True), pixels.max(axis=(1, 2), keepdims=True)
@@ -232,7 +237,7 @@ def test_intensities_change_by_their_formulas():
 
 def test_a_constant_image_stays_finite():
     pixels = np.full((1, 5, 5), 3.0, dtype=np.float32)
-    patch, _ = cut_patch(pixels, None, center=(2.0, 2.0), patch_size=(5, 5), drawn=drawn(2, gamma=0.7, contrast=1.2))
+    patch, _ = cut(pixels, None, center=(2.0, 2.0), patch_size=(5, 5), drawn=drawn(2, gamma=0.7, contrast=1.2))
     np.testing.assert_allclose(patch.numpy(), pixels)
 
 
@@ -243,7 +248,7 @@ def result_of(**knobs) -> list[np.ndarray]:
     patches = []
     for seed in range(4):
         parameters = augmentation.draw(np.random.default_rng(seed), 2)
-        patch, labels = cut_patch(pixels, mask, center=(9.0, 10.0), patch_size=(12, 12), drawn=parameters)
+        patch, labels = cut(pixels, mask, center=(9.0, 10.0), patch_size=(12, 12), drawn=parameters)
         patches += [patch.numpy(), labels.numpy()]
     return patches
 
@@ -324,11 +329,9 @@ def test_only_the_window_of_a_mapped_volume_is_read(tmp_path, matrix):
     volume[0, 300, 400, 500] = 7.0
     volume.flush()
     pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
-    cut_patch(pixels[:, :32], None, center=(8.0, 8.0, 8.0), patch_size=(16, 16, 16), drawn=drawn(3, matrix=matrix))
+    cut(pixels[:, :32], None, center=(8.0, 8.0, 8.0), patch_size=(16, 16, 16), drawn=drawn(3, matrix=matrix))
     before = resident_bytes()
-    patch, _ = cut_patch(
-        pixels, None, center=(300.0, 400.0, 500.0), patch_size=(17, 17, 17), drawn=drawn(3, matrix=matrix)
-    )
+    patch, _ = cut(pixels, None, center=(300.0, 400.0, 500.0), patch_size=(17, 17, 17), drawn=drawn(3, matrix=matrix))
     assert patch[0, 8, 8, 8] == pytest.approx(7.0, abs=1e-3)
     assert resident_bytes() - before < 50e6
 

@@ -26,7 +26,7 @@ def prepared_cases(source, folder: Path, *, identity: str = "source", **knobs) -
 
 def folders(cache: Path) -> list[Path]:
     """Complete cases in the cache."""
-    return sorted(path.parent for path in cache.rglob("placement.json") if not path.parent.name.startswith("."))
+    return sorted(path.parent for path in cache.rglob("case.json") if not path.parent.name.startswith("."))
 
 
 def test_a_case_is_prepared_as_without_the_cache_and_read_back(numpy_source, tmp_path):
@@ -37,17 +37,19 @@ def test_a_case_is_prepared_as_without_the_cache_and_read_back(numpy_source, tmp
     for _ in range(2):
         prepared, foreground = cases.load(case)
         assert np.array_equal(prepared.pixels, expected.pixels)
-        assert np.array_equal(prepared.mask, expected.mask)
+        assert np.array_equal(prepared.annotation.mask, expected.annotation.mask)
         assert prepared.placement == expected.placement
         rows = {tuple(row) for row in foreground.tolist()}
-        assert rows == {(expected.mask[tuple(at)], *at) for at in np.argwhere(expected.mask).tolist()}
+        assert rows == {
+            (expected.annotation.mask[tuple(at)], *at) for at in np.argwhere(expected.annotation.mask).tolist()
+        }
 
 
 def test_cases_beyond_what_memory_holds_stay_mapped_and_are_the_same(numpy_source, tmp_path, monkeypatch):
     source = numpy_source(n_cases=3)
     in_memory = prepared_cases(source, tmp_path / "cache")
     kept = [in_memory.load(case) for case in source.cases()]
-    one_case = kept[0][0].pixels.nbytes + kept[0][0].mask.nbytes + kept[0][1].nbytes
+    one_case = kept[0][0].pixels.nbytes + kept[0][0].annotation.mask.nbytes + kept[0][1].nbytes
     monkeypatch.setattr("medexp.data.cache._KEPT_BYTES", one_case)
     limited = prepared_cases(source, tmp_path / "cache")
     loaded = [limited.load(case) for case in source.cases()]
@@ -55,7 +57,7 @@ def test_cases_beyond_what_memory_holds_stay_mapped_and_are_the_same(numpy_sourc
     assert not kept[0][0].pixels.flags.writeable
     for (ours, positions), (theirs, expected) in zip(loaded, kept, strict=True):
         assert np.array_equal(ours.pixels, theirs.pixels)
-        assert np.array_equal(ours.mask, theirs.mask)
+        assert np.array_equal(ours.annotation.mask, theirs.annotation.mask)
         assert np.array_equal(positions, expected)
 
 
@@ -84,7 +86,7 @@ def test_a_case_without_reference_or_foreground_has_no_positions(numpy_source, t
     empty, bare = source.cases()
     np.save(empty.references["mask"], np.zeros(source.shape, dtype=np.int16))
     prepared, foreground = prepared_cases(source, tmp_path / "cache").load(empty)
-    assert (foreground.shape, prepared.mask.max()) == ((0, 3), 0)
+    assert (foreground.shape, prepared.annotation.mask.max()) == ((0, 3), 0)
 
     class WithoutReference(type(source)):
         def read(self, case):
@@ -92,7 +94,7 @@ def test_a_case_without_reference_or_foreground_has_no_positions(numpy_source, t
 
     without = WithoutReference(source.folder, 2, source.shape)
     prepared, foreground = prepared_cases(without, tmp_path / "other").load(bare)
-    assert (foreground.shape, prepared.mask) == ((0, 3), None)
+    assert (foreground.shape, prepared.annotation.mask) == ((0, 3), None)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_a_changed_file_is_another_case(numpy_source, tmp_path, kind):
     np.save(file, changed)
     prepared, _ = prepared_cases(source, tmp_path / "cache").load(case)
     assert len(folders(tmp_path / "cache")) == 2
-    assert np.array_equal(prepared.mask, np.load(case.references["mask"]))
+    assert np.array_equal(prepared.annotation.mask, np.load(case.references["mask"]))
 
 
 def test_the_place_of_the_files_does_not_matter(numpy_source, tmp_path):
@@ -159,7 +161,7 @@ def test_a_killed_writer_leaves_no_half_case(numpy_source, tmp_path):
     assert writer.exitcode == -signal.SIGKILL
     assert folders(cache) == []
     prepared, _ = prepared_cases(source, cache).load(case)
-    assert np.array_equal(prepared.mask, source.read(case).annotation.mask)
+    assert np.array_equal(prepared.annotation.mask, source.read(case).annotation.mask)
     assert len(folders(cache)) == 1
 
 
@@ -179,7 +181,7 @@ def test_writers_of_one_case_at_once_all_succeed(numpy_source, tmp_path):
 
     def write() -> None:
         prepared, _ = prepared_cases(meeting, cache).load(meeting.cases()[0])
-        os._exit(0 if np.array_equal(prepared.mask, expected) else 1)
+        os._exit(0 if np.array_equal(prepared.annotation.mask, expected) else 1)
 
     writers = [processes.Process(target=write) for _ in range(4)]
     for writer in writers:
@@ -196,4 +198,4 @@ def test_others_may_read_a_prepared_case(numpy_source, tmp_path):
     prepared_cases(source, tmp_path / "cache").load(source.cases()[0])
     (folder,) = folders(tmp_path / "cache")
     assert folder.stat().st_mode & 0o055 == 0o055
-    assert json.loads((folder / "placement.json").read_text())["image_shape"] == [12, 10]
+    assert json.loads((folder / "case.json").read_text())["placement"]["image_shape"] == [12, 10]

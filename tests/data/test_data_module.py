@@ -214,7 +214,7 @@ def test_the_hash_follows_the_content_of_all_cases(data_of, numpy_source, tmp_pa
 def test_the_cache_is_filled_before_workers_start(data_of, tmp_path):
     data = data_of()
     data.prepare_data()
-    assert len(list((tmp_path / "cache").rglob("placement.json"))) == len(data.parts.train) + len(data.parts.val)
+    assert len(list((tmp_path / "cache").rglob("case.json"))) == len(data.parts.train) + len(data.parts.val)
 
 
 def test_a_case_id_that_occurs_twice_is_refused(data_of, numpy_source):

@@ -74,7 +74,7 @@ def test_without_orientation_and_spacing_the_grid_stays():
     affine = np.diag([-2.0, 3.0, 1.0])
     prepared = Preprocessing(orient=False, spacing_mm=None, normalisation=AS_IS)(image_of(pixels, affine, mask))
     assert np.array_equal(prepared.pixels, pixels)
-    assert np.array_equal(prepared.mask, mask)
+    assert np.array_equal(prepared.annotation.mask, mask)
     assert prepared.placement == Placement.identity((4, 5))
 
 
@@ -82,7 +82,7 @@ def test_an_image_without_reference_is_prepared_too():
     prepared = Preprocessing(orient=True, spacing_mm=(2.0, 2.0), normalisation=AS_IS)(
         image_of(random_pixels(1, 4, 5), np.eye(3))
     )
-    assert prepared.mask is None
+    assert prepared.annotation.mask is None
     assert prepared.pixels.shape == (1, 2, 2)
 
 
@@ -100,7 +100,7 @@ def test_pixels_and_labels_are_oriented_and_interpolated_as_by_scipy():
     expected = [ndimage.zoom(channel, factors, order=1, mode="nearest", grid_mode=True) for channel in oriented]
     np.testing.assert_allclose(prepared.pixels, np.stack(expected), atol=1e-5)
     labels = ndimage.zoom(mask.transpose(2, 0, 1)[:, ::-1], factors, order=0, mode="nearest", grid_mode=True)
-    assert np.array_equal(prepared.mask, labels)
+    assert np.array_equal(prepared.annotation.mask, labels)
 
 
 def oblique(order: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...]) -> np.ndarray:
@@ -139,7 +139,12 @@ def test_what_the_network_sees_comes_back_onto_the_reference(order, signs, shape
     affine, mask = oblique(order, signs, spacing), ball(shape, spacing)
     image = image_of(mask[None].astype(np.float32), affine, mask)
     prepared = Preprocessing(orient=True, spacing_mm=target, normalisation=AS_IS)(image)
-    logits = torch.from_numpy(np.stack([prepared.mask == 0, prepared.mask == 1])[None] * np.float32(40)) - 20
+    logits = (
+        torch.from_numpy(
+            np.stack([prepared.annotation.mask == 0, prepared.annotation.mask == 1])[None] * np.float32(40)
+        )
+        - 20
+    )
     task = SemanticSegmentation(
         labels={0: "background", 1: "ball"},
         loss=nn.Identity(),
