@@ -88,6 +88,8 @@ RULES: Mapping[str, Rule] = {
     "trainer.validate_every_epochs": _NULL | _whole(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": _one_of("auto") | _whole(1) | _list_of(_whole(0), "device numbers"),
+    "trainer.num_nodes": _whole(1),
+    "trainer.strategy": _TEXT,
     "trainer.deterministic": _FLAG,
     "trainer.checkpoint": _one_of("last", "best"),
     "trainer.checkpoints.every_steps": _NULL | _whole(1),

@@ -67,17 +67,27 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Any]]]):
 
 
 class EvaluationCases(Dataset[Batch]):
-    """Whole cases, one a batch, with what is needed to bring predictions back to the image's own grid."""
+    """Whole cases, one a batch, with what is needed to bring predictions back to the image's own grid.
 
-    def __init__(self, *, cases: Sequence[Case], prepared: PreparedCases) -> None:
+    Of several processes each gets its own cases, in turns; where they do not divide evenly the last ones get a batch
+    without a case, as all processes have to take the same number of steps.
+    """
+
+    def __init__(self, *, cases: Sequence[Case], prepared: PreparedCases, rank: int = 0, world_size: int = 1) -> None:
         self.cases = cases
         self.prepared = prepared
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return -(-len(self.cases) // self.world_size)
 
     def __getitem__(self, index: int) -> Batch:
-        case = self.cases[index]
+        number = index * self.world_size + self.rank
+        if number >= len(self.cases):
+            channels, dims = len(self.prepared.source.channels), self.prepared.source.spatial_dims
+            return Batch(images=torch.zeros(0, channels, *[1] * dims), targets=None, case_ids=())
+        case = self.cases[number]
         prepared, _ = self.prepared.load(case)
         return Batch(
             images=torch.from_numpy(np.array(prepared.pixels))[None],
@@ -105,6 +115,7 @@ class ImageData(pl.LightningDataModule):
         seed: Seed of the training stream.
         batches_per_epoch: Batches of an epoch; None means one pass over the training cases.
         accumulate: Batches that make one optimiser step; an epoch holds whole steps.
+        processes: How many train together; an epoch's pass over the training cases is shared between them.
         cache_folder: Where prepared cases lie.
         identity: The source's configuration, for the key of the cache.
         sample_targets: The task's verb that turns a reference into what the loss sees.
@@ -127,6 +138,7 @@ class ImageData(pl.LightningDataModule):
         seed: int,
         batches_per_epoch: int | None,
         accumulate: int,
+        processes: int,
         cache_folder: Path,
         identity: str,
         sample_targets: SampleTargets,
@@ -152,7 +164,7 @@ class ImageData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.order = SampleOrder(n_cases=len(self.parts.train), seed=seed)
-        one_pass = -(-len(self.parts.train) // (batch_size * accumulate)) * accumulate
+        one_pass = -(-len(self.parts.train) // (batch_size * accumulate * processes)) * accumulate
         self.batches_per_epoch = batches_per_epoch or one_pass
         self.samples = TrainingSamples(
             cases=self.parts.train,
@@ -177,12 +189,13 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of an epoch from where training stands."""
+        rank, world_size = self._rank
         batches = StreamBatches(
             batch_size=self.batch_size,
             batches_per_epoch=self.batches_per_epoch,
             position=self._batches_trained,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            world_size=1 if self.trainer is None else self.trainer.world_size,
+            rank=rank,
+            world_size=world_size,
         )
         return DataLoader(
             self.samples,
@@ -203,12 +216,18 @@ class ImageData(pl.LightningDataModule):
         return self._evaluation(self.parts.evaluated[1])
 
     def _evaluation(self, cases: Sequence[Case]) -> DataLoader[Any]:
+        rank, world_size = self._rank
         return DataLoader(
-            EvaluationCases(cases=cases, prepared=self.prepared),
+            EvaluationCases(cases=cases, prepared=self.prepared, rank=rank, world_size=world_size),
             batch_size=None,
             num_workers=self.workers,
             worker_init_fn=_one_thread,
         )
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        """Number of this process, and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _batches_trained(self) -> int:
         if self.trainer is None:

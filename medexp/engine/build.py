@@ -43,11 +43,12 @@ class Parts:
         return hash_tensors(self.module.model.state_dict())
 
 
-def build(config: DictConfig) -> Parts:
+def build(config: DictConfig, *, processes: int = 1) -> Parts:
     """Build module and data; the initial weights follow from the seed and the model alone.
 
     Args:
         config: A finished configuration.
+        processes: How many train the model together.
 
     Returns:
         The parts of the run.
@@ -68,6 +69,7 @@ def build(config: DictConfig) -> Parts:
         seed=config.seed,
         batches_per_epoch=None if steps_per_epoch is None else steps_per_epoch * accumulate,
         accumulate=accumulate,
+        processes=processes,
         cache_folder=cache_folder(config) / "prepared",
         identity=hash_plain(comparable(plain(config.dataset.source))),
         sample_targets=task.sample_targets,

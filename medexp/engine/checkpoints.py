@@ -216,28 +216,31 @@ class Checkpoints(pl.callbacks.Checkpoint):
         between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not between_steps or batch_idx + 1 == trainer.num_training_batches:
             return
-        if self._is_due(trainer) or self.stop.requested:
+        stopping = self._any_asked_to_stop(trainer)
+        if self._any(trainer, self._is_due(trainer)) or stopping:
             self.save(trainer)
-        self._stop_if_asked(trainer)
+        self._stop_if(stopping, trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if it is due, and at the end of training."""
         by_epoch = self.every_epochs is not None and (trainer.current_epoch + 1) % self.every_epochs == 0
         is_end = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step >= trainer.max_steps > 0
-        if by_epoch or is_end or self._is_due(trainer) or self.stop.requested:
+        stopping = self._any_asked_to_stop(trainer)
+        if by_epoch or is_end or self._any(trainer, self._is_due(trainer)) or stopping:
             self._between_epochs = True
             self.save(trainer)
             self._between_epochs = False
         if not is_end:
-            self._stop_if_asked(trainer)
+            self._stop_if(stopping, trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint, record its checksum, and remove what is no longer kept."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         name = f"step{trainer.global_step:08d}-batch{batches:08d}.ckpt"
         trainer.save_checkpoint(self.folder.path / name, weights_only=False)
-        self.folder.add(name, role="last", step=trainer.global_step, batch=batches)
-        self.folder.keep(role="last", count=self.keep_last)
+        if trainer.is_global_zero:
+            self.folder.add(name, role="last", step=trainer.global_step, batch=batches)
+            self.folder.keep(role="last", count=self.keep_last)
         self._saved_at = time.monotonic()
 
     def offer_best(self, trainer: pl.Trainer, score: float, *, higher_is_better: bool) -> None:
@@ -249,17 +252,24 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self._best = score
         name = f"best-step{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(self.folder.path / name, weights_only=False)
-        batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self.folder.add(name, role="best", step=trainer.global_step, batch=batches, score=score)
-        self.folder.keep(role="best", count=1)
+        if trainer.is_global_zero:
+            batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            self.folder.add(name, role="best", step=trainer.global_step, batch=batches, score=score)
+            self.folder.keep(role="best", count=1)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         by_steps = self.every_steps is not None and trainer.global_step % self.every_steps == 0
         by_time = self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
         return by_steps or by_time
 
-    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
-        if self.stop.requested:
-            raise RunInterruptedError(
-                f"stopped by {self.stop.signal_name} after step {trainer.global_step}; state saved"
-            )
+    def _any(self, trainer: pl.Trainer, wanted: bool) -> bool:
+        """Whether one of the processes wants it; their clocks and signals differ, and all have to do the same."""
+        return bool(trainer.strategy.reduce_boolean_decision(wanted, all=False))
+
+    def _any_asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        return self._any(trainer, self.stop.requested)
+
+    def _stop_if(self, stopping: bool, trainer: pl.Trainer) -> None:
+        if stopping:
+            by = self.stop.signal_name or "a signal to another process"
+            raise RunInterruptedError(f"stopped by {by} after step {trainer.global_step}; state saved")

@@ -61,10 +61,9 @@ class CaseFiles(pl.Callback):
                 draw_overlay(image, prediction, reference, self.folder.overlays)
             if self.save_predictions:
                 save_prediction(prediction, self.folder.predictions)
-        if self.stop.requested:
-            raise RunInterruptedError(
-                f"stopped by {self.stop.signal_name} while cases were judged; the training is saved"
-            )
+        if trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False):
+            by = self.stop.signal_name or "a signal to another process"
+            raise RunInterruptedError(f"stopped by {by} while cases were judged; the training is saved")
 
 
 def chosen_cases(wanted: int | Sequence[str], case_ids: Sequence[str]) -> list[str]:

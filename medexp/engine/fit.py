@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,20 +16,20 @@ from medexp.core.errors import RecordError, RunInterruptedError
 from medexp.core.files import write_text
 from medexp.core.hardware import available_cores
 from medexp.core.hashing import hash_plain
-from medexp.core.instantiate import instantiate, targets, trust_folders, user_module_file
+from medexp.core.instantiate import targets, trust_folders, user_module_file
 from medexp.core.record import Record, RunFolder, Status, changes, now, run_folder
 from medexp.core.schema import check_values
 from medexp.engine.build import build
-from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
-from medexp.engine.evaluation import CaseFiles, chosen_cases, plain_results, write_evidence
-from medexp.engine.history import History
+from medexp.engine.checkpoints import CheckpointFolder
+from medexp.engine.evaluation import plain_results, write_evidence
+from medexp.engine.follow import follow
 from medexp.engine.log import LOGGER, logging_to
 from medexp.engine.precision import resolve_precision
 from medexp.engine.process import determinism_note, keep_freed_memory, pinned_process
-from medexp.engine.run import Run, load_results_checkpoint
-from medexp.engine.signals import StopRequest
+from medexp.engine.processes import Processes
+from medexp.engine.run import Run
 from medexp.engine.study import Study
-from medexp.models.adapter import fit_size
+from medexp.engine.work import Work
 
 
 def train(config: DictConfig) -> Run:
@@ -51,19 +50,25 @@ def train(config: DictConfig) -> Run:
     keep_freed_memory()
     trust_folders(config.paths.modules)
     config = config.copy()
-    study = Study(Path(config.paths.runs), config.study)
-    _pin_threads(config, study)
-    with pinned_process(threads=config.threads, seed=config.seed, deterministic=config.trainer.deterministic):
-        if config.precision == "auto":
-            config.precision = study.pin("precision", lambda: resolve_precision(config, build(config)))
-        folder = run_folder(Path(config.paths.runs), config.study, config.axes)
-        with folder.lock(), logging_to(folder.log):
-            return _Job(config, folder).run()
+    processes = Processes.of(config, device=_device(config))
+    with processes.open():
+        if not processes.is_first:
+            return Run(follow(processes).path)
+        study = Study(Path(config.paths.runs), config.study)
+        _pin_threads(config, study, processes)
+        with pinned_process(threads=config.threads, seed=config.seed, deterministic=config.trainer.deterministic):
+            if config.precision == "auto":
+                config.precision = study.pin("precision", lambda: resolve_precision(config, build(config)))
+            folder = run_folder(Path(config.paths.runs), config.study, config.axes)
+            with folder.lock(), logging_to(folder.log):
+                return _Job(config, folder, processes).run()
 
 
-def _pin_threads(config: DictConfig, study: Study) -> None:
+def _pin_threads(config: DictConfig, study: Study, processes: Processes) -> None:
     if config.threads == "auto":
-        config.threads = study.pin("threads", lambda: (available_cores(), "all cores of this process"))
+        sharing = processes.on_this_machine
+        whose = "all cores of this process" if sharing == 1 else f"an equal share of the cores for {sharing} processes"
+        config.threads = study.pin("threads", lambda: (max(1, available_cores() // sharing), whose))
     if config.dataset.workers == "auto":
         config.dataset.workers = study.pin("workers", lambda: _loading_workers(config))
 
@@ -79,13 +84,14 @@ def _loading_workers(config: DictConfig) -> tuple[int, str]:
 class _Job:
     """One run under its lock."""
 
-    def __init__(self, config: DictConfig, folder: RunFolder) -> None:
+    def __init__(self, config: DictConfig, folder: RunFolder, processes: Processes) -> None:
         self.config = config
         self.folder = folder
+        self.processes = processes
         self.plain = plain(config)
-        self.parts = build(config)
+        self.work = Work(config, folder, processes)
+        self.parts = self.work.parts
         self.record = self._new_record()
-        self.stop = StopRequest()
 
     def run(self) -> Run:
         """Find the run done, or do what is left of it."""
@@ -94,24 +100,18 @@ class _Job:
                 "finished already with the same configuration, code and data: %s; nothing to do", self.folder.path
             )
             return Run(self.folder.path)
-        self._try_patch()
+        self.work.try_patch()
         self._write_start()
-        with self._recorded(), self.stop.listening():
+        with self._recorded(), self.processes.started(self.plain, self.folder), self.work.stop.listening():
             self._fit()
             self._judge()
         LOGGER.info("recorded in %s", self.folder.path)
         return Run(self.folder.path)
 
-    def _try_patch(self) -> None:
-        """Tell a patch that does not fit the network before anything is recorded."""
-        channels = len(self.parts.data.source.channels)
-        patch = torch.zeros(1, channels, *self.config.dataset.patch_size)
-        fit_size(self.parts.module.model, patch, dense=self.parts.module.task.dense)
-
     def _new_record(self) -> Record:
         config, data = self.config, self.parts.data
         modules = {user_module_file(target) for _, target in targets(config)} - {None}
-        n_samples = self.parts.total_steps * config.trainer.accumulate * data.batch_size
+        n_samples = self.parts.total_steps * config.trainer.accumulate * data.batch_size * self.processes.world_size
         packages = environment.versions()
         return Record(
             study=config.study,
@@ -213,30 +213,16 @@ class _Job:
 
     def _fit(self) -> None:
         newest = CheckpointFolder(self.folder.checkpoints).newest()
-        history = History(self.folder)
-        trainer = self._trainer([history, *self._callbacks()])
         if newest is not None:
             LOGGER.info("resuming from %s", newest.name)
         with self._timed("training"):
             self.parts.data.prepare_data()
-            trainer.fit(self.parts.module, datamodule=self.parts.data, ckpt_path=newest, weights_only=True)
-            history.flush()
-            history.write_csv()
+            self.work.fit()
 
     def _judge(self) -> None:
-        data, module = self.parts.data, self.parts.module
-        checkpoint = load_results_checkpoint(module, self.folder, choice=self.config.trainer.checkpoint)
-        part, cases = data.parts.evaluated
-        overlays = self.config.overlays
-        wanted = overlays if isinstance(overlays, int) else list(overlays)
-        files = CaseFiles(
-            folder=self.folder,
-            drawn=chosen_cases(wanted, [case.case_id for case in cases]),
-            save_predictions=self.config.save_predictions,
-            stop=self.stop,
-        )
+        part, module = self.parts.data.parts.evaluated[0], self.parts.module
         with self._timed("evaluation"):
-            self._trainer([files, *self._user_callbacks()]).test(module, datamodule=data, verbose=False)
+            checkpoint = self.work.judge()
         write_evidence(module.evidence, module.metrics, self.folder, part=part)
         self.record.results = plain_results(module.results())
         self.record.checkpoint = f"{self.config.trainer.checkpoint}: {checkpoint.name}"
@@ -254,38 +240,6 @@ class _Job:
         finally:
             spent = self.record.seconds.get(phase, 0.0) + time.monotonic() - begin
             self.record.seconds[phase] = round(spent, 1)
-
-    def _callbacks(self) -> list[pl.Callback]:
-        checkpoints = Checkpoints(
-            **plain(self.config.trainer.checkpoints), folder=self.folder.checkpoints, stop=self.stop
-        )
-        return [*self._user_callbacks(), checkpoints]
-
-    def _user_callbacks(self) -> list[pl.Callback]:
-        return [instantiate(node, f"callbacks.{name}") for name, node in self.config.callbacks.items()]
-
-    def _trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
-        knobs = self.config.trainer
-        steps_per_epoch = self.parts.data.batches_per_epoch // knobs.accumulate
-        return pl.Trainer(
-            accelerator=knobs.accelerator,
-            devices=knobs.devices,
-            precision=self.config.precision,
-            max_epochs=-(-self.parts.total_steps // steps_per_epoch),
-            max_steps=self.parts.total_steps,
-            accumulate_grad_batches=knobs.accumulate,
-            gradient_clip_val=knobs.gradient_clip_norm,
-            limit_val_batches=1.0 if knobs.validate_every_epochs else 0,
-            check_val_every_n_epoch=knobs.validate_every_epochs or 1,
-            num_sanity_val_steps=0,
-            callbacks=callbacks,
-            plugins=[VerifiedCheckpointIO()],
-            logger=False,
-            enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=self.folder.path,
-        )
 
 
 def _device(config: DictConfig) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
+import torch.distributed as dist
 from torch import Tensor
 
 from medexp.core.errors import MedexpError
@@ -27,17 +29,23 @@ class History(pl.Callback):
 
     A resumed run first drops the rows behind its checkpoint, so that an epoch's mean is that of an undisturbed run.
 
+    Of several processes the first writes, and a loss is the mean over all of them.
+
     Args:
         folder: The run's folder.
+        writes: Whether this process writes.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
         self._pending: list[dict[str, Any]] = []
         self._lr = float("nan")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop the rows behind the point that training starts from."""
+        if not self.writes:
+            return
         trained = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         rows = [row for row in read_steps(self.folder.steps) if row["batch"] < trained]
         write_text(self.folder.steps, "".join(f"{json.dumps(row)}\n" for row in rows))
@@ -58,7 +66,7 @@ class History(pl.Callback):
                 "step": trainer.global_step,
                 "epoch": trainer.current_epoch,
                 "lr": self._lr,
-                "images": len(batch.case_ids),
+                "images": len(batch.case_ids) * trainer.world_size,
                 "loss": outputs["value"],
                 "terms": outputs["terms"],
             }
@@ -92,7 +100,7 @@ class History(pl.Callback):
         Raises:
             MedexpError: A loss is not finite.
         """
-        rows = [_plain(row) for row in self._pending]
+        rows = _means_over_processes([_plain(row) for row in self._pending])
         self._pending = []
         self._append(rows)
         for row in rows:
@@ -104,14 +112,33 @@ class History(pl.Callback):
 
     def write_csv(self) -> None:
         """Compute history.csv from the rows."""
-        frame = epoch_table(read_steps(self.folder.steps))
-        write_text(self.folder.history, frame.to_csv(index=False))
+        if self.writes:
+            frame = epoch_table(read_steps(self.folder.steps))
+            write_text(self.folder.history, frame.to_csv(index=False))
 
     def _append(self, rows: Iterable[dict[str, Any]]) -> None:
+        if not self.writes:
+            return
         with self.folder.steps.open("a") as stream:
             stream.writelines(f"{json.dumps(row)}\n" for row in rows)
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _means_over_processes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the mean of loss and terms over all processes, which have the same rows."""
+    if not dist.is_initialized() or not rows:
+        return rows
+    of_processes: list[list[dict[str, Any]]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(of_processes, rows)
+    return [
+        row
+        | {
+            "loss": statistics.fmean(other["loss"] for other in others),
+            "terms": {name: statistics.fmean(other["terms"][name] for other in others) for name in row["terms"]},
+        }
+        for row, *others in zip(rows, *of_processes, strict=True)
+    ]
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:

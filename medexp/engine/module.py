@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby, zip_longest
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -88,8 +90,13 @@ class Experiment(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Show the mean scores to progress and to callbacks that watch them."""
+        self.evidence = joined_evidence(self.evidence)
         for name, by_label in self.results().items():
-            self.log(f"val/{name}", by_label["mean"], batch_size=1)
+            self.log(f"val/{name}", by_label["mean"], batch_size=1, sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Join the evidence of all processes."""
+        self.evidence = joined_evidence(self.evidence)
 
     def results(self) -> dict[str, dict[str, float]]:
         """Each metric's aggregate by label, from the evidence gathered so far."""
@@ -117,11 +124,23 @@ class Experiment(pl.LightningModule):
         return maps
 
     def _judge(self, batch: Batch) -> list[Prediction]:
+        if not batch.case_ids:
+            return []
         predictions = self.predict_cases(batch)
         for prediction, reference in zip(predictions, self.task.reference(batch), strict=True):
             for metric in self.metrics:
                 self.evidence += metric.rows(prediction, reference)
         return predictions
+
+
+def joined_evidence(rows: list[EvidenceRow]) -> list[EvidenceRow]:
+    """The rows of all processes in the order of the cases, which were dealt out in turns."""
+    if not dist.is_initialized():
+        return rows
+    of_processes: list[list[EvidenceRow]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(of_processes, rows)
+    by_case = [[list(case) for _, case in groupby(own, key=lambda row: row.case_id)] for own in of_processes]
+    return [row for turn in zip_longest(*by_case, fillvalue=[]) for case in turn for row in case]
 
 
 def to_fp32(value: Any) -> Any:

@@ -1,0 +1,114 @@
+"""What every process of a run does alike: train the module, judge the cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from medexp.core.config import plain
+from medexp.core.instantiate import instantiate
+from medexp.core.record import RunFolder
+from medexp.engine.build import Parts, build
+from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
+from medexp.engine.evaluation import CaseFiles, chosen_cases
+from medexp.engine.history import History
+from medexp.engine.processes import Processes
+from medexp.engine.run import load_results_checkpoint
+from medexp.engine.signals import StopRequest
+from medexp.models.adapter import fit_size
+
+
+class Work:
+    """Training and judging in one of the processes of a run.
+
+    Args:
+        config: A finished configuration, its `auto` values resolved.
+        folder: The run's folder.
+        processes: This process and the others.
+    """
+
+    def __init__(self, config: DictConfig, folder: RunFolder, processes: Processes) -> None:
+        self.config = config
+        self.folder = folder
+        self.processes = processes
+        self.parts: Parts = build(config, processes=processes.world_size)
+        self.stop = StopRequest()
+
+    def try_patch(self) -> None:
+        """Tell a patch that does not fit the network before anything is recorded."""
+        channels = len(self.parts.data.source.channels)
+        patch = torch.zeros(1, channels, *self.config.dataset.patch_size)
+        fit_size(self.parts.module.model, patch, dense=self.parts.module.task.dense)
+
+    def fit(self, *callbacks: pl.Callback) -> None:
+        """Train to the end, from the newest checkpoint if there is one.
+
+        Args:
+            *callbacks: Further ones of this process.
+        """
+        history = History(self.folder, writes=self.processes.is_first)
+        newest = CheckpointFolder(self.folder.checkpoints).newest()
+        trainer = self._trainer([history, *self._user_callbacks(), self._checkpoints(), *callbacks])
+        trainer.fit(self.parts.module, datamodule=self.parts.data, ckpt_path=newest, weights_only=True)
+        history.flush()
+        history.write_csv()
+        self.processes.wait_for_first()
+
+    def judge(self, *callbacks: pl.Callback) -> Path:
+        """Judge the reported cases by the checkpoint that results come from; the module holds the evidence afterwards.
+
+        Args:
+            *callbacks: Further ones of this process.
+
+        Returns:
+            The checkpoint's file.
+        """
+        data, module = self.parts.data, self.parts.module
+        checkpoint = load_results_checkpoint(module, self.folder, choice=self.config.trainer.checkpoint)
+        overlays = self.config.overlays
+        wanted = overlays if isinstance(overlays, int) else list(overlays)
+        files = CaseFiles(
+            folder=self.folder,
+            drawn=chosen_cases(wanted, [case.case_id for case in data.parts.evaluated[1]]),
+            save_predictions=self.config.save_predictions,
+            stop=self.stop,
+        )
+        trainer = self._trainer([files, *self._user_callbacks(), *callbacks])
+        trainer.test(module, datamodule=data, verbose=False)
+        return checkpoint
+
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(**plain(self.config.trainer.checkpoints), folder=self.folder.checkpoints, stop=self.stop)
+
+    def _user_callbacks(self) -> list[pl.Callback]:
+        return [instantiate(node, f"callbacks.{name}") for name, node in self.config.callbacks.items()]
+
+    def _trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
+        knobs = self.config.trainer
+        steps_per_epoch = self.parts.data.batches_per_epoch // knobs.accumulate
+        plugins: list[Any] = [VerifiedCheckpointIO(), *self.processes.plugins()]
+        return pl.Trainer(
+            accelerator=knobs.accelerator,
+            devices=knobs.devices if isinstance(knobs.devices, int | str) else list(knobs.devices),
+            num_nodes=knobs.num_nodes,
+            strategy=knobs.strategy,
+            precision=self.config.precision,
+            max_epochs=-(-self.parts.total_steps // steps_per_epoch),
+            max_steps=self.parts.total_steps,
+            accumulate_grad_batches=knobs.accumulate,
+            gradient_clip_val=knobs.gradient_clip_norm,
+            limit_val_batches=1.0 if knobs.validate_every_epochs else 0,
+            check_val_every_n_epoch=knobs.validate_every_epochs or 1,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            plugins=plugins,
+            logger=False,
+            enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.folder.path,
+        )
