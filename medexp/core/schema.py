@@ -91,6 +91,9 @@ RULES: Mapping[str, Rule] = {
     "trainer.num_nodes": _whole(1),
     "trainer.strategy": _TEXT,
     "trainer.deterministic": _FLAG,
+    "trainer.tf32": _FLAG,
+    "trainer.channels_last": _FLAG,
+    "trainer.compile": _NULL | _TEXT,
     "trainer.checkpoint": _one_of("last", "best"),
     "trainer.checkpoints.every_steps": _NULL | _whole(1),
     "trainer.checkpoints.every_minutes": _NULL | _positive(),
@@ -107,6 +110,7 @@ OPTIONAL_RULES: Mapping[str, Rule] = {
     "dataset.batch_size": _whole(1),
     "dataset.foreground_fraction": _share(),
     "dataset.workers": _one_of("auto") | _whole(0),
+    "dataset.pin_memory": _one_of("auto") | _FLAG,
 }
 
 

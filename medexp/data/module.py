@@ -109,6 +109,7 @@ class ImageData(pl.LightningDataModule):
         batch_size: Patches per batch and process.
         foreground_fraction: Probability that a patch is centred on a foreground voxel.
         workers: Processes that load batches; 0 loads in the main process. Results do not depend on it.
+        pin_memory: Batches in page-locked memory; "auto": where there is CUDA.
         root: Folder of the dataset, for the source.
         augmentation: Changes training patches.
         fold: Number of the fold that is held out.
@@ -132,6 +133,7 @@ class ImageData(pl.LightningDataModule):
         batch_size: int,
         foreground_fraction: float,
         workers: int,
+        pin_memory: bool | str,
         root: str | None,
         augmentation: Augmentation,
         fold: int,
@@ -163,6 +165,7 @@ class ImageData(pl.LightningDataModule):
         )
         self.batch_size = batch_size
         self.workers = workers
+        self.pin_memory = torch.cuda.is_available() if pin_memory == "auto" else bool(pin_memory)
         self.order = SampleOrder(n_cases=len(self.parts.train), seed=seed)
         one_pass = -(-len(self.parts.train) // (batch_size * accumulate * processes)) * accumulate
         self.batches_per_epoch = batches_per_epoch or one_pass
@@ -187,6 +190,10 @@ class ImageData(pl.LightningDataModule):
         for case in (*self.parts.train, *self.parts.val, *self.parts.test):
             self.prepared.load(case)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The batch on the device that computes; from page-locked memory while the one before is computed."""
+        return batch.to(device, non_blocking=device.type == "cuda")
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of an epoch from where training stands."""
         rank, world_size = self._rank
@@ -203,7 +210,7 @@ class ImageData(pl.LightningDataModule):
             num_workers=self.workers,
             collate_fn=collate,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
             worker_init_fn=_one_thread,
         )
 
@@ -221,6 +228,7 @@ class ImageData(pl.LightningDataModule):
             EvaluationCases(cases=cases, prepared=self.prepared, rank=rank, world_size=world_size),
             batch_size=None,
             num_workers=self.workers,
+            pin_memory=self.pin_memory,
             worker_init_fn=_one_thread,
         )
 

@@ -17,7 +17,7 @@ from medexp.core.record import RunFolder
 from medexp.core.types import Metric, holds
 from medexp.data.module import ImageData
 from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
-from medexp.engine.module import Experiment
+from medexp.engine.module import Experiment, innermost_channels
 from medexp.engine.process import seed_everything
 from medexp.models.adapter import build_model
 from medexp.post_processing.chain import Chain
@@ -87,6 +87,8 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
     if config.init_from is not None:
         load_initial_weights(model, Path(config.init_from), skip=list(config.init_skip))
     freeze(model, list(config.freeze))
+    if config.trainer.channels_last:
+        model.to(memory_format=innermost_channels(source.spatial_dims + 2))
     module = Experiment(
         model=model,
         task=task,
@@ -97,6 +99,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         post_processing=post_processing(config, task),
         metrics=metrics(config, task),
         seed=config.seed,
+        channels_last=config.trainer.channels_last,
     )
     return Parts(module=module, data=data, total_steps=total_steps)
 

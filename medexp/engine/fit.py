@@ -24,12 +24,12 @@ from medexp.engine.checkpoints import CheckpointFolder
 from medexp.engine.evaluation import plain_results, write_evidence
 from medexp.engine.follow import follow
 from medexp.engine.log import LOGGER, logging_to
-from medexp.engine.precision import resolve_precision
-from medexp.engine.process import determinism_note, keep_freed_memory, pinned_process
+from medexp.engine.precision import check_precision, resolve_precision
+from medexp.engine.process import determinism_note, keep_freed_memory
 from medexp.engine.processes import Processes
 from medexp.engine.run import Run
 from medexp.engine.study import Study
-from medexp.engine.work import Work
+from medexp.engine.work import Work, configured_process
 
 
 def train(config: DictConfig) -> Run:
@@ -56,9 +56,10 @@ def train(config: DictConfig) -> Run:
             return Run(follow(processes).path)
         study = Study(Path(config.paths.runs), config.study)
         _pin_threads(config, study, processes)
-        with pinned_process(threads=config.threads, seed=config.seed, deterministic=config.trainer.deterministic):
+        with configured_process(config):
             if config.precision == "auto":
                 config.precision = study.pin("precision", lambda: resolve_precision(config, build(config)))
+            check_precision(config.precision, device=processes.device)
             folder = run_folder(Path(config.paths.runs), config.study, config.axes)
             with folder.lock(), logging_to(folder.log):
                 return _Job(config, folder, processes).run()

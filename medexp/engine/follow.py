@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from medexp.core.errors import MedexpError
 from medexp.core.instantiate import trust_folders
 from medexp.core.record import RunFolder
-from medexp.engine.process import keep_freed_memory, pinned_process
+from medexp.engine.process import keep_freed_memory
 from medexp.engine.processes import Place, Processes
-from medexp.engine.work import Work
+from medexp.engine.work import Work, configured_process
 
 
 def follow(processes: Processes) -> RunFolder:
@@ -35,7 +35,7 @@ def follow(processes: Processes) -> RunFolder:
         raise MedexpError("the first process did not start a training; it says why")
     config, folder = OmegaConf.create(received[0]), received[1]
     trust_folders(config.paths.modules)
-    with pinned_process(threads=config.threads, seed=config.seed, deterministic=config.trainer.deterministic):
+    with configured_process(config):
         work = Work(config, folder, processes)
         with work.stop.listening():
             work.fit()

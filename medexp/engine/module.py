@@ -32,6 +32,7 @@ class Experiment(pl.LightningModule):
         post_processing: Turns soft predictions into final ones.
         metrics: Measures of a prediction.
         seed: Seed of the random numbers in each step.
+        channels_last: Lay images and weights out with the channels innermost.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Experiment(pl.LightningModule):
         post_processing: Callable[[Prediction], Prediction],
         metrics: Sequence[Metric],
         seed: int,
+        channels_last: bool,
     ) -> None:
         super().__init__()
+        self.channels_last = channels_last
         self.model = model
         self.task = task
         self.optimizer = optimizer
@@ -66,7 +69,7 @@ class Experiment(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The loss and its weighted terms, computed in fp32 from the outputs."""
-        outputs = self.task(self.model, batch.images, batch.targets)
+        outputs = self.task(self.model, self._laid_out(batch.images), batch.targets)
         with torch.autocast(self.device.type, enabled=False):
             terms = self.task.loss(to_fp32(outputs), batch.targets)
             loss = torch.stack(list(terms.values())).sum()
@@ -119,8 +122,11 @@ class Experiment(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=innermost_channels(images.ndim)) if self.channels_last else images
+
     def _maps(self, images: Tensor) -> dict[str, Tensor]:
-        maps: dict[str, Tensor] = to_fp32(self.task(self.model, images))
+        maps: dict[str, Tensor] = to_fp32(self.task(self.model, self._laid_out(images)))
         return maps
 
     def _judge(self, batch: Batch) -> list[Prediction]:
@@ -131,6 +137,11 @@ class Experiment(pl.LightningModule):
             for metric in self.metrics:
                 self.evidence += metric.rows(prediction, reference)
         return predictions
+
+
+def innermost_channels(ndim: int) -> torch.memory_format:
+    """The layout of batches with two or three spatial axes whose channels lie side by side in memory."""
+    return torch.channels_last if ndim == 4 else torch.channels_last_3d
 
 
 def joined_evidence(rows: list[EvidenceRow]) -> list[EvidenceRow]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from medexp.core.errors import UsageError
 from medexp.core.hardware import hardware_precision, native_bf16_cpu
 from medexp.data.module import collate
 from medexp.engine.build import Parts
@@ -25,6 +26,20 @@ def candidate(accelerator: str) -> tuple[str, str]:
     return hardware_precision(
         capabilities=capabilities if on_cuda else [], native_bf16=native_bf16_cpu(), mps=on_mps and not on_cuda
     )
+
+
+def check_precision(precision: str, *, device: str) -> None:
+    """Refuse fp16 on a CPU, where Lightning would take bf16 instead and the record would name what was not computed.
+
+    Args:
+        precision: As Lightning spells it.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UsageError: The device does not compute in this precision.
+    """
+    if precision == "16-mixed" and device == "cpu":
+        raise UsageError("precision=16-mixed needs a GPU; choose bf16-mixed or 32-true on a CPU, or auto")
 
 
 def resolve_precision(config: DictConfig, parts: Parts) -> tuple[str, str]:

@@ -16,6 +16,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 2**31 - 1
 # A module whose attributes are properties, which type checkers do not see.
 _DETERMINISTIC: Any = torch.utils.deterministic
+_TF32_PLACES: tuple[Any, ...] = (
+    torch.backends.cudnn.conv,
+    torch.backends.cudnn.rnn,
+    torch.backends.cuda.matmul,
+)
 
 
 def keep_freed_memory() -> bool:
@@ -59,29 +64,36 @@ def step_seed(seed: int, batch: int) -> int:
 
 
 @contextmanager
-def pinned_process(*, threads: int, seed: int, deterministic: bool) -> Iterator[None]:
-    """Threads, seeds and deterministic algorithms for the time of a run, restored afterwards.
+def pinned_process(*, threads: int, seed: int, deterministic: bool, tf32: bool) -> Iterator[None]:
+    """Threads, seeds, deterministic algorithms and TF32 for the time of a run, restored afterwards.
 
     Args:
         threads: Threads of torch's operations; one and two threads differ bitwise.
         seed: Seed of all generators.
         deterministic: Choose deterministic algorithms where there are some.
+        tf32: Let CUDA round fp32 operands of convolutions and products to 10 bits; torch does so for convolutions
+            unless told otherwise.
     """
     threads_before, algorithms_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_before = torch.is_deterministic_algorithms_warn_only_enabled()
     fill_before = _DETERMINISTIC.fill_uninitialized_memory
+    precisions_before = [place.fp32_precision for place in _TF32_PLACES]
     torch.set_num_threads(threads)
     seed_everything(seed)
     # On CUDA some 3D operations have no deterministic backward (see determinism_note): the record says so.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Filling each new tensor cost 13 % of a 3D step on a CPU; nothing here reads memory that it has not written.
     _DETERMINISTIC.fill_uninitialized_memory = False
+    for place in _TF32_PLACES:
+        place.fp32_precision = "tf32" if tf32 else "ieee"
     try:
         yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(algorithms_before, warn_only=warn_before)
         _DETERMINISTIC.fill_uninitialized_memory = fill_before
+        for place, precision in zip(_TF32_PLACES, precisions_before, strict=True):
+            place.fp32_precision = precision
 
 
 def determinism_note(*, device: str, deterministic: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,28 @@ import torch
 from omegaconf import DictConfig
 
 from medexp.core.config import plain
+from medexp.core.errors import UsageError, did_you_mean
 from medexp.core.instantiate import instantiate
 from medexp.core.record import RunFolder
 from medexp.engine.build import Parts, build
 from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
 from medexp.engine.evaluation import CaseFiles, chosen_cases
 from medexp.engine.history import History
+from medexp.engine.process import pinned_process
 from medexp.engine.processes import Processes
 from medexp.engine.run import load_results_checkpoint
 from medexp.engine.signals import StopRequest
 from medexp.models.adapter import fit_size
+
+
+def configured_process(config: DictConfig) -> AbstractContextManager[None]:
+    """The process as a run wants it, see `pinned_process`."""
+    return pinned_process(
+        threads=config.threads,
+        seed=config.seed,
+        deterministic=config.trainer.deterministic,
+        tf32=config.trainer.tf32,
+    )
 
 
 class Work:
@@ -37,6 +50,7 @@ class Work:
         self.processes = processes
         self.parts: Parts = build(config, processes=processes.world_size)
         self.stop = StopRequest()
+        self._backend = _known_backend(config.trainer.compile)
 
     def try_patch(self) -> None:
         """Tell a patch that does not fit the network before anything is recorded."""
@@ -50,6 +64,8 @@ class Work:
         Args:
             *callbacks: Further ones of this process.
         """
+        if self._backend is not None:
+            self.parts.module.model.compile(backend=self._backend)
         history = History(self.folder, writes=self.processes.is_first)
         newest = CheckpointFolder(self.folder.checkpoints).newest()
         trainer = self._trainer([history, *self._user_callbacks(), self._checkpoints(), *callbacks])
@@ -112,3 +128,10 @@ class Work:
             use_distributed_sampler=False,
             default_root_dir=self.folder.path,
         )
+
+
+def _known_backend(name: str | None) -> str | None:
+    known = torch.compiler.list_backends(exclude_tags=())
+    if name is not None and name not in known:
+        raise UsageError(f"trainer.compile={name} is no backend of torch.compile{did_you_mean(name, known)}")
+    return name

@@ -50,6 +50,8 @@ def data_of(numpy_source, tmp_path):
             "batch_size": 2,
             "foreground_fraction": 0.5,
             "workers": 0,
+            "pin_memory": "auto",
+            "processes": 1,
             "root": None,
             "augmentation": augmentation(0.5),
             "fold": 1,

@@ -188,7 +188,7 @@ def test_slurm_s_processes_are_recognised(monkeypatch):
     assert (place.address, place.launcher) == ("node07", "Slurm")
     assert launched_place(1) is None
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
-    with pytest.raises(UsageError, match="Slurm: .*ntasks-per-node=4"):
+    with pytest.raises(UsageError, match=r"Slurm: .*ntasks-per-node=4"):
         launched_place(4)
 
 
