@@ -16,11 +16,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 2**31 - 1
 # A module whose attributes are properties, which type checkers do not see.
 _DETERMINISTIC: Any = torch.utils.deterministic
-_TF32_PLACES: tuple[Any, ...] = (
-    torch.backends.cudnn.conv,
-    torch.backends.cudnn.rnn,
-    torch.backends.cuda.matmul,
-)
+_BACKENDS: Any = torch.backends
+_TF32_PLACES = (_BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn, _BACKENDS.cuda.matmul)
 
 
 def keep_freed_memory() -> bool:

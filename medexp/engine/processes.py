@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning_fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 
 from medexp.core.errors import MedexpError, UsageError
@@ -26,6 +27,8 @@ from medexp.core.record import RunFolder
 _PATIENCE = timedelta(hours=6)
 _READY_EVERY_S = 0.05
 _LAST_WORDS_S = 10.0
+# Public, but not in the list of names that type checkers believe.
+_TCP_STORE: Any = dist.TCPStore  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ class Processes:
         self._shared = True
 
     def _start_children(self, folder: RunFolder) -> Place:
-        store = dist.TCPStore("127.0.0.1", 0, self.world_size, is_master=True, wait_for_workers=False)
+        store = _TCP_STORE("127.0.0.1", 0, self.world_size, is_master=True, wait_for_workers=False)
         for rank in range(1, self.world_size):
             words = [sys.executable, "-m", "medexp.engine.follow", str(rank), str(self.world_size), str(store.port)]
             with (folder.path / f"log.process{rank}.txt").open("ab") as log:
@@ -279,7 +282,7 @@ def _ready(rank: int) -> str:
 def _join(place: Place, device: str) -> None:
     """Become part of the group that an outer launcher's or medexp's first process opens."""
     if place.launcher == "medexp":
-        store = dist.TCPStore(place.address, place.port, place.world_size, is_master=False, wait_for_workers=False)
+        store = _TCP_STORE(place.address, place.port, place.world_size, is_master=False, wait_for_workers=False)
         store.set(_ready(place.rank), "")
         _init(place, device, store=store)
     elif place.launcher == "torchrun":

@@ -33,7 +33,7 @@ class SemanticSegmentation(Task):
 
     gives = Kind.PROBABILITIES
     judged = Kind.MASK
-    usual_metrics = ("dice", "hd95")
+    usual_metrics: tuple[str, ...] = ("dice", "hd95")
 
     def __init__(
         self,
@@ -88,8 +88,7 @@ class SemanticSegmentation(Task):
 
     def loss(self, outputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Tensor]:
         """The terms of the configured loss over all levels of deep supervision."""
-        levels = [outputs[HEAD], *(level[HEAD] for level in outputs.get("deep_supervision", ()))]
-        terms: dict[str, Tensor] = self.loss_function(levels, targets[HEAD])
+        terms: dict[str, Tensor] = self.loss_function(levels_of(outputs, HEAD), targets[HEAD])
         return terms
 
     def decode(self, outputs: dict[str, Tensor], batch: Batch) -> list[Prediction]:
@@ -97,7 +96,7 @@ class SemanticSegmentation(Task):
         logits = outputs[HEAD].float()
         probabilities = logits.softmax(dim=1) if self.regions is None else logits.sigmoid()
         return [
-            self._prediction(image, probabilities=_to_image_grid(maps.cpu(), placement))
+            self._prediction(image, probabilities=to_image_grid(maps.cpu(), placement))
             for maps, image, placement in zip(probabilities, batch.images_read, batch.placements, strict=True)
         ]
 
@@ -141,8 +140,14 @@ def _mask_of(annotation: Annotation) -> Integer[np.ndarray, "*spatial"]:
     return annotation.mask
 
 
-def _to_image_grid(
+def levels_of(outputs: dict[str, Any], head: str) -> list[Tensor]:
+    """The maps of one head, the finest first, then those of deep supervision."""
+    return [outputs[head], *(level[head] for level in outputs.get("deep_supervision", ()))]
+
+
+def to_image_grid(
     maps: Float[Tensor, "channels *network"], placement: Placement
 ) -> Float[np.ndarray, "channels *image"]:
+    """Maps on the network's grid as maps on the image's own, interpolated linearly where the grids differ."""
     oriented = resize_linear(maps, placement.oriented_shape).numpy()
     return np.ascontiguousarray(placement.unorient(oriented))
