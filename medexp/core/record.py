@@ -102,6 +102,10 @@ class RunFolder:
     predictions = property(lambda self: self.path / "predictions")
     log = property(lambda self: self.path / "log.txt")
 
+    def process_log(self, rank: int) -> Path:
+        """What a process other than the first says, where several train together."""
+        return self.path / f"log.process{rank}.txt"
+
     @property
     def exists(self) -> bool:
         """Whether there is a record."""

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from medexp.core.errors import MedexpError
 from medexp.core.instantiate import trust_folders
 from medexp.core.record import RunFolder
+from medexp.engine.log import logging_to
 from medexp.engine.process import keep_freed_memory
 from medexp.engine.processes import Place, Processes
 from medexp.engine.work import Work, configured_process
@@ -35,7 +36,8 @@ def follow(processes: Processes) -> RunFolder:
         raise MedexpError("the first process did not start a training; it says why")
     config, folder = OmegaConf.create(received[0]), received[1]
     trust_folders(config.paths.modules)
-    with configured_process(config):
+    log = folder.process_log(processes.rank)
+    with configured_process(config), logging_to(log, terminal_too=False):
         work = Work(config, folder, processes)
         with work.stop.listening():
             work.fit()

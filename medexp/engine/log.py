@@ -19,13 +19,19 @@ _ADVICE = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*GPU available but not used.*",
     r".*isinstance\(treespec, LeafSpec\).*",
+    r"The `srun` command is available on your system but is not used.*",
     r".*loading a checkpoint outside the 'fit' stage.*",
 )
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send medexp's and Lightning's messages and warnings to a file, and medexp's own to the terminal too."""
+def logging_to(path: Path, *, terminal_too: bool = True) -> Iterator[None]:
+    """Send medexp's and Lightning's messages and warnings to a file, and medexp's own to the terminal too.
+
+    Args:
+        path: The file.
+        terminal_too: Off for a process that is not the first of its run.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -35,7 +41,8 @@ def logging_to(path: Path) -> Iterator[None]:
     medexp = LOGGER.level, LOGGER.propagate
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.propagate = False
-    for handler in (file, terminal):
+    handlers: list[logging.Handler] = [file, terminal] if terminal_too else [file]
+    for handler in handlers:
         LOGGER.addHandler(handler)
     try:
         with _only_to(file), warnings.catch_warnings():
@@ -45,7 +52,7 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         LOGGER.setLevel(medexp[0])
         LOGGER.propagate = medexp[1]
-        for handler in (file, terminal):
+        for handler in handlers:
             LOGGER.removeHandler(handler)
         file.close()
 

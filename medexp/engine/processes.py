@@ -87,7 +87,7 @@ def launched_place(wanted: int) -> Place | None:
             port=int(environment["MASTER_PORT"]),
             launcher="torchrun",
         )
-    elif wanted > 1 and SLURMEnvironment.detect() and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    elif wanted > 1 and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and SLURMEnvironment.detect():
         slurm = _slurm()
         place = Place(
             rank=slurm.global_rank(),
@@ -155,9 +155,14 @@ class Processes:
         return cls(place=place, world_size=wanted, device=device)
 
     @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return 0 if self.place is None else self.place.rank
+
+    @property
     def is_first(self) -> bool:
         """Whether this process writes the record."""
-        return self.place is None or self.place.rank == 0
+        return self.rank == 0
 
     @property
     def on_this_machine(self) -> int:
@@ -226,7 +231,7 @@ class Processes:
         store = _TCP_STORE("127.0.0.1", 0, self.world_size, is_master=True, wait_for_workers=False)
         for rank in range(1, self.world_size):
             words = [sys.executable, "-m", "medexp.engine.follow", str(rank), str(self.world_size), str(store.port)]
-            with (folder.path / f"log.process{rank}.txt").open("ab") as log:
+            with folder.process_log(rank).open("ab") as log:
                 child = subprocess.Popen([*words, self.device], stdout=log, stderr=subprocess.STDOUT)
             self._children.append(child)
         for rank in range(1, self.world_size):
