@@ -40,6 +40,7 @@ _OTHER: dict[str, Any] = {
     "trainer.accelerator": "cpu",
     "trainer.checkpoint": "best",
     "dataset.workers": 2,
+    "dataset.pin_memory": True,
 }
 
 

@@ -52,8 +52,10 @@ EXEMPT: dict[str, dict[str, str]] = {
         "identity": OF_THE_RUN,
         "sample_targets": OF_DATASET_AND_TASK,
         "ignored_label": OF_DATASET_AND_TASK,
+        "processes": OF_THE_RUN,
     },
     "medexp.tasks.semantic.SemanticSegmentation": {"labels": OF_DATASET_AND_TASK},
+    "medexp.tasks.classification.Classification": {"labels": OF_DATASET_AND_TASK},
     "pytorch_lightning.callbacks.EMAWeightAveraging": {
         "kwargs": "of torch's AveragedModel: avg_fn, which it sets itself"
     },
