@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medexp.core.errors import DataError
+from medexp.core.objects import Objects
 from medexp.core.types import Annotation
 from medexp.data.cache import PreparedCases
 from medexp.data.preprocessing import Preprocessing, Window, ZScore
@@ -199,3 +200,72 @@ def test_others_may_read_a_prepared_case(numpy_source, tmp_path):
     (folder,) = folders(tmp_path / "cache")
     assert folder.stat().st_mode & 0o055 == 0o055
     assert json.loads((folder / "case.json").read_text())["placement"]["image_shape"] == [12, 10]
+
+
+def source_of(known: Annotation, source):
+    """The same images with another annotation."""
+
+    class Known(type(source)):
+        def read(self, case):
+            return replace(super().read(case), annotation=known)
+
+    return Known(source.folder, 1, source.shape)
+
+
+def two_instances() -> Annotation:
+    instances = np.zeros((12, 10), dtype=np.uint16)
+    instances[2:5, 1:4], instances[6:11, 5:9] = 1, 2
+    return Annotation(instances=instances, objects=Objects.of_instances(instances, {1: 5, 2: 1}), image_labels=(1, 5))
+
+
+@pytest.mark.parametrize("kept_bytes", [2**29, 0])
+def test_instances_objects_and_labels_of_the_image_are_kept(numpy_source, tmp_path, monkeypatch, kept_bytes):
+    monkeypatch.setattr("medexp.data.cache._KEPT_BYTES", kept_bytes)
+    known = two_instances()
+    source = source_of(known, numpy_source())
+    cases = prepared_cases(source, tmp_path / "cache", spacing_mm=(0.5, 0.5))
+    for _ in range(2):
+        (kept, _) = cases.load(source.cases()[0])
+        assert isinstance(kept.annotation.instances, np.memmap) is (kept_bytes == 0)
+        assert kept.annotation.mask is None
+        assert kept.annotation.instances.dtype == np.uint16
+        assert np.array_equal(kept.annotation.instances, np.kron(known.instances, np.ones((2, 2), dtype=int)))
+        assert kept.annotation.objects.boxes.tolist() == [[4, 2, 10, 8], [12, 10, 22, 18]]
+        assert kept.annotation.objects.labels.tolist() == [5, 1]
+        assert kept.annotation.objects.scores.tolist() == [1.0, 1.0]
+        assert kept.annotation.image_labels == (1, 5)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Annotation(),
+        Annotation(image_labels=()),
+        Annotation(image_labels=(5,)),
+        Annotation(objects=Objects.none(2)),
+        Annotation(instances=np.zeros((12, 10), np.int32), objects=Objects.none(2)),
+        Annotation(objects=Objects.of(np.array([[0.1, 0.2, 0.1, 0.2], [1 / 3, 2, 11, 9.7]]), np.array([5, 1]))),
+    ],
+)
+def test_what_is_known_of_an_image_is_neither_more_nor_less_when_read_back(numpy_source, tmp_path, known):
+    source = source_of(known, numpy_source())
+    for _ in range(2):
+        kept = prepared_cases(source, tmp_path / "cache").load(source.cases()[0])[0].annotation
+        assert kept.image_labels == known.image_labels
+        assert (kept.mask is None, kept.instances is None) == (known.mask is None, known.instances is None)
+        assert (kept.objects is None) == (known.objects is None)
+        if known.objects is not None:
+            assert np.array_equal(kept.objects.boxes, known.objects.boxes)
+            assert kept.objects.boxes.shape[1] == 4
+            assert np.array_equal(kept.objects.labels, known.objects.labels)
+
+
+def test_patches_are_centred_on_objects_where_there_is_no_mask(numpy_source, tmp_path):
+    places = Objects.of(np.array([[3.2, 4.9, 3.2, 4.9], [2, 5, 9, 8]]), np.array([5, 1]))
+    source = source_of(Annotation(objects=places), numpy_source())
+    _, foreground = prepared_cases(source, tmp_path / "cache").load(source.cases()[0])
+    # The middle of [2, 9) is 5.5, in voxel 5; that of [5, 8) is 6.5.
+    assert foreground.tolist() == [[5, 3, 4], [1, 5, 6]]
+    nothing = source_of(Annotation(objects=Objects.none(2)), numpy_source())
+    _, foreground = prepared_cases(nothing, tmp_path / "cache", identity="none").load(nothing.cases()[0])
+    assert foreground.shape == (0, 3)

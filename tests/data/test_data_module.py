@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from medexp.core.errors import DataError, UsageError
+from medexp.core.objects import Objects
 from medexp.core.types import Annotation
 from medexp.data.augmentation import Augmentation
-from medexp.data.module import ImageData
+from medexp.data.module import ImageData, collate
 from medexp.data.preprocessing import Preprocessing, ZScore
 from medexp.data.splits import KFold
 
@@ -252,3 +253,43 @@ def test_a_flip_along_an_axis_that_the_images_have_not_is_refused(data_of):
     flipping.flip_axes = (2,)
     with pytest.raises(UsageError, match=r"flip_axes needs axes 0\.\.1 for 2D images"):
         data_of(augmentation=flipping)
+
+
+def box_targets(annotation: Annotation) -> dict:
+    """A tensor, and a mapping whose tensors differ in size between the images."""
+    boxes = torch.from_numpy(annotation.objects.boxes)
+    return {"count": torch.tensor([len(boxes)]), "objects": {"boxes": boxes, "labels": torch.arange(len(boxes))}}
+
+
+def test_targets_that_differ_in_size_become_a_list_and_the_others_are_stacked():
+    samples = [
+        (f"case_{n}", torch.full((1, 4, 5), float(n)), box_targets(Annotation(objects=Objects.of(boxes, boxes[:, 0]))))
+        for n, boxes in enumerate([np.zeros((2, 4)), np.zeros((0, 4)), np.ones((5, 4))])
+    ]
+    batch = collate(samples)
+    assert batch.case_ids == ("case_0", "case_1", "case_2")
+    assert batch.images[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0]
+    assert batch.targets["count"].tolist() == [[2], [0], [5]]
+    assert [tuple(target["boxes"].shape) for target in batch.targets["objects"]] == [(2, 4), (0, 4), (5, 4)]
+    assert all(
+        target["labels"] is sample[2]["objects"]["labels"]
+        for target, sample in zip(batch.targets["objects"], samples, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_boxes_reach_the_batch_by_workers_too(data_of, numpy_source, workers):
+    class WithObjects(type(numpy_source())):
+        def read(self, case):
+            image = super().read(case)
+            number = int(case.case_id.removeprefix("case_"))
+            boxes = np.tile([2.0, 3.0, 7.0, 6.0], (number, 1))
+            return replace(image, annotation=Annotation(objects=Objects.of(boxes, np.ones(number))))
+
+    source = WithObjects(numpy_source().folder, 6, (12, 10))
+    knobs = {"patch_size": [12, 10], "augmentation": augmentation(), "sample_targets": box_targets, "batch_size": 4}
+    (batch,) = data_of(source, **knobs, workers=workers).train_dataloader()
+    numbers = [int(case_id.removeprefix("case_")) for case_id in batch.case_ids]
+    assert batch.targets["count"].ravel().tolist() == numbers
+    for number, target in zip(numbers, batch.targets["objects"], strict=True):
+        assert target["boxes"].tolist() == [[2, 3, 7, 6]] * number

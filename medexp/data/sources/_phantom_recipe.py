@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from scipy import ndimage
 
 from medexp.core.errors import UsageError
+from medexp.data.sources._drawn import has_none
 
 GENERATOR_VERSION = 1  # raise it whenever the same recipe would draw another picture
 ORGAN, LESION = 1, 2
 
 _BODY_BRIGHTNESS = 0.5
 _RIM_RADIUS = 0.86
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 Grid = Float[np.ndarray, "dims *spatial"]
 Region = Bool[np.ndarray, "*spatial"]
@@ -55,8 +55,7 @@ class Recipe:
             ("bias_field", self.bias_field >= 0, "0 or more"),
             ("max_lesions", self.max_lesions >= 1, "at least 1; for no lesion at all set lesion_free to 1"),
             ("lesion_free", 0 <= self.lesion_free <= 1, "a share between 0 and 1"),
-            ("lesion_radius_mm", _is_range(self.lesion_radius_mm) and self.lesion_radius_mm[0] > 0, "[low, high] > 0"),
-            ("lesion_contrast", _is_range(self.lesion_contrast), "[low, high], low not above high"),
+            ("lesion_radius_mm", self.lesion_radius_mm[0] > 0, "[low, high] > 0"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not valid:
@@ -65,10 +64,6 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The knobs and the generator's version: two recipes draw the same cases if these are equal."""
         return {"version": GENERATOR_VERSION, **asdict(self)}
-
-
-def _is_range(values: tuple[float, ...]) -> bool:
-    return len(values) == 2 and values[0] <= values[1]
 
 
 def draw_case(
@@ -144,8 +139,7 @@ def _bright_tissue(grid: Grid, body_radius: Field, organ: Region, rng: np.random
 
 def _lesions(recipe: Recipe, index: int, organ: Region, rng: np.random.Generator) -> list[tuple[Region, float]]:
     """Ellipsoids inside the organ with the brightness that each adds; every one keeps a rim of organ around it."""
-    start = np.random.default_rng(recipe.seed).uniform()
-    if (start + index * _GOLDEN_RATIO) % 1 < recipe.lesion_free:  # evenly spread, so that even few cases have the share
+    if has_none(recipe.seed, index, recipe.lesion_free):
         return []
     inside = ndimage.binary_erosion(organ)
     depth_mm = ndimage.distance_transform_edt(inside, sampling=recipe.spacing_mm)

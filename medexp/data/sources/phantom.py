@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from medexp.core.errors import DataError, UsageError
-from medexp.core.files import write_atomic
 from medexp.core.geometry import Geometry
 from medexp.core.hashing import hash_plain
 from medexp.core.types import Annotation, Case, Image
+from medexp.data.sources._drawn import check_grid, list_drawn, low_high, read_drawn, write_drawn
 from medexp.data.sources._phantom_recipe import LESION, ORGAN, Recipe, draw_case
 
 
@@ -70,13 +65,7 @@ class Phantom:
         lesion_contrast: Sequence[float] = (0.25, 0.5),
         seed: int = 0,
     ) -> None:
-        if spatial_dims not in (2, 3):
-            raise UsageError(f"spatial_dims of a phantom needs 2 or 3, got {spatial_dims}")
-        for knob, values in (("shape", shape), ("spacing_mm", spacing_mm)):
-            if len(values) != spatial_dims:
-                raise UsageError(f"{knob} of a {spatial_dims}D phantom needs {spatial_dims} values, got {list(values)}")
-        if n_cases < 1:
-            raise UsageError(f"n_cases of a phantom needs at least 1, got {n_cases}")
+        check_grid("a phantom", spatial_dims=spatial_dims, n_cases=n_cases, shape=shape, spacing_mm=spacing_mm)
         self.spatial_dims = spatial_dims
         self.n_cases = n_cases
         self.recipe = Recipe(
@@ -89,8 +78,8 @@ class Phantom:
             bias_field=bias_field,
             max_lesions=max_lesions,
             lesion_free=lesion_free,
-            lesion_radius_mm=_pair("lesion_radius_mm", lesion_radius_mm),
-            lesion_contrast=_pair("lesion_contrast", lesion_contrast),
+            lesion_radius_mm=low_high("a phantom", "lesion_radius_mm", lesion_radius_mm),
+            lesion_contrast=low_high("a phantom", "lesion_contrast", lesion_contrast),
             seed=seed,
         )
         self.name = f"phantom_{spatial_dims}d"
@@ -102,45 +91,17 @@ class Phantom:
 
         DataError where the cache folder cannot be written.
         """
-        paths = [self.folder / f"case_{index:04d}.npz" for index in range(self.n_cases)]
-        for index, path in enumerate(paths):
-            if not path.exists():
-                _write_case(path, self.recipe, index)
-        return [Case(case_id=p.stem, group=p.stem, images=(p,), references={"mask": p}) for p in paths]
+        return list_drawn(self.folder, self.n_cases, lambda path, index: _write_case(path, self.recipe, index))
 
     def read(self, case: Case) -> Image:
         """Read one case; DataError where its file is gone, damaged, or of another shape."""
-        path = case.images[0]
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                pixels, mask = file["pixels"], file["mask"]
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"case {case.case_id}: {path} should hold a drawn case, but reading it failed "
-                f"({type(error).__name__}: {error}); delete it, and it will be drawn again"
-            ) from error
-        expected = (self.recipe.n_channels, *self.recipe.shape)
-        if pixels.shape != expected or mask.shape != self.recipe.shape:
-            raise DataError(
-                f"case {case.case_id}: {path} needs pixels of shape {expected} and a mask of shape "
-                f"{self.recipe.shape}, got {pixels.shape} and {mask.shape}; delete it, and it will be drawn again"
-            )
-        geometry = Geometry.from_spacing(self.recipe.shape, self.recipe.spacing_mm)
-        return Image(case=case, pixels=pixels, annotation=Annotation(mask=mask), geometry=geometry)
-
-
-def _pair(knob: str, values: Sequence[float]) -> tuple[float, float]:
-    if len(values) != 2:
-        raise UsageError(f"{knob} of a phantom needs [low, high], got {list(values)}")
-    return float(values[0]), float(values[1])
+        shape = self.recipe.shape
+        arrays = read_drawn(case, {"pixels": (self.recipe.n_channels, *shape), "mask": shape})
+        geometry = Geometry.from_spacing(shape, self.recipe.spacing_mm)
+        annotation = Annotation(mask=arrays["mask"])
+        return Image(case=case, pixels=arrays["pixels"], annotation=annotation, geometry=geometry)
 
 
 def _write_case(path: Path, recipe: Recipe, index: int) -> None:
-    """Draw a case into a file that appears whole or not at all, whoever is killed or writes it too."""
     pixels, mask = draw_case(recipe, index)
-    try:
-        write_atomic(path, lambda stream: np.savez_compressed(stream, pixels=pixels, mask=mask))
-    except OSError as error:
-        raise DataError(
-            f"case {path.stem}: cannot write {path} ({error}); set cache_dir to a folder that is writable and has room"
-        ) from error
+    write_drawn(path, {"pixels": pixels, "mask": mask})

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from medexp.core.errors import DataError, UsageError
 from medexp.core.types import Annotation
 from medexp.data.sources.label_of_mask import LabelOfMask
 from medexp.data.sources.phantom import Phantom
+
+CONF = Path(__file__).parents[3] / "conf" / "dataset" / "lesion_labels.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +65,11 @@ def test_a_case_without_a_mask_is_told(phantom, monkeypatch):
     monkeypatch.setattr(phantom, "read", lambda case: bare)
     with pytest.raises(DataError, match="has no mask that could be made a label"):
         source.read(phantom.cases()[0])
+
+
+def test_the_option_file_lists_every_knob_of_both_sources():
+    stored = OmegaConf.load(CONF).source
+    for config, source_class in ((stored, LabelOfMask), (stored.source, Phantom)):
+        knobs = set(inspect.signature(source_class).parameters)
+        assert set(config) - {"_target_"} == knobs
+    assert stored.source.lesion_free == 0.5

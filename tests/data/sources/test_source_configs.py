@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).parents[3] / "conf" / "dataset"
 
 
-@pytest.mark.parametrize("name", ["phantom_2d", "phantom_3d", "msd", "mni_white_matter"])
+@pytest.mark.parametrize("name", ["phantom_2d", "phantom_3d", "nuclei", "msd", "mni_white_matter"])
 def test_the_config_lists_every_knob_of_its_source_with_a_fit_value(name: str, tmp_path: Path) -> None:
     if name == "mni_white_matter":
         pytest.importorskip("nilearn", reason="needs nilearn, the extra 'demo'")
@@ -28,7 +28,7 @@ def test_the_config_lists_every_knob_of_its_source_with_a_fit_value(name: str, t
     assert len(source.channels) == 1
 
 
-@pytest.mark.parametrize("name", ["phantom_2d", "phantom_3d", "msd", "mni_white_matter"])
+@pytest.mark.parametrize("name", ["phantom_2d", "phantom_3d", "nuclei", "msd", "mni_white_matter"])
 def test_the_patch_has_the_dimensions_of_the_source(name: str) -> None:
     config = OmegaConf.load(CONF / f"{name}.yaml")
     assert len(config.patch_size) == config.source.get("spatial_dims", 3)

@@ -110,7 +110,7 @@ def test_what_a_killed_writer_leaves_is_not_used(tmp_path: Path, monkeypatch: py
     whole.cases()
     source = Phantom(cache_dir=tmp_path / "killed", **FLAT)
     with monkeypatch.context() as patch:
-        patch.setattr(phantom.np, "savez_compressed", half)
+        patch.setattr(np, "savez_compressed", half)
         with pytest.raises(KeyboardInterrupt):
             source.cases()
     assert not list(source.folder.glob("case_*.npz"))
