@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Integer
 
-from medexp.core.errors import UsageError
 from medexp.core.types import Kind, Prediction
-from medexp.post_processing._components import check_connectivity, find_components, without
+from medexp.post_processing._components import check_connectivity, check_volume, find_components, voxels_of, without
 from medexp.post_processing._masks import check_names, mask_of, values_by_layer
-
-# Spacings come from headers in single precision, and their product is off by up to 2e-7 of itself.
-_SLACK = 1 - 1e-6
 
 
 class RemoveSmall:
@@ -37,9 +32,7 @@ class RemoveSmall:
     def __init__(
         self, *, min_volume_mm3: float, connectivity: str = "corners", classes: Sequence[str] | None = None
     ) -> None:
-        if not 0 <= min_volume_mm3 < math.inf:
-            raise UsageError(f"remove_small.min_volume_mm3 needs a finite value of at least 0, got {min_volume_mm3}")
-        self.min_volume_mm3 = min_volume_mm3
+        self.min_volume_mm3 = check_volume(min_volume_mm3, "remove_small.min_volume_mm3")
         self.connectivity = check_connectivity(connectivity, "remove_small")
         self.classes = check_names(classes, "remove_small")
 
@@ -56,7 +49,7 @@ class RemoveSmall:
             UsageError: There is no mask, or `classes` names one that the prediction does not have.
         """
         mask = mask_of(prediction, "remove_small").copy()
-        min_voxels = math.ceil(self.min_volume_mm3 / prediction.geometry.voxel_volume_mm3 * _SLACK)
+        min_voxels = voxels_of(self.min_volume_mm3, prediction.geometry)
         for layer, values in values_by_layer(prediction, self.classes, "remove_small").items():
             mask[layer] = _drop_components(mask[layer], values, min_voxels, self.connectivity)
         return prediction.with_mask(mask)

@@ -1,24 +1,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torchmetrics.functional.classification import binary_auroc
 
-from medexp.core.errors import DataError, UsageError
+from medexp.core.errors import DataError
 from medexp.core.geometry import Geometry
 from medexp.core.types import Prediction, StructureClass
-from medexp.metrics.accuracy import Accuracy
 from medexp.metrics.auroc import AUROC
 
+CONF = Path(__file__).parents[2] / "conf" / "metrics" / "auroc.yaml"
 CLASSES = tuple(StructureClass(name, 0, value) for value, name in enumerate("abc"))
 
 
-def scored(case_id: str, scores, *, exclusive: bool = True) -> Prediction:
+def scored(case_id: str, scores) -> Prediction:
     geometry = Geometry.from_spacing((2, 2), (1.0, 1.0))
-    return Prediction(case_id, case_id, geometry, CLASSES, exclusive=exclusive, scores=np.array(scores, dtype=float))
+    return Prediction(case_id, case_id, geometry, CLASSES, scores=np.array(scores, dtype=float))
 
 
 def truth(case_id: str, label: int) -> Prediction:
@@ -69,25 +72,21 @@ def test_a_row_holds_the_score_and_whether_the_class_is_true():
     assert all(math.isnan(row.value) for row in rows)
 
 
-def test_accuracy_is_the_share_of_right_images_and_balanced_that_of_the_classes():
-    scores = [[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.5, 0.5, 0.0], [0.1, 0.9, 0.0]]
-    labels = [0, 0, 0, 0]
-    plain, balanced = Accuracy(balanced=False), Accuracy(balanced=True)
-    assert plain.aggregate(rows_of(plain, scores, labels)) == {"a": 0.75, "mean": 0.75}
-    scores, labels = [*scores, [0.0, 0.1, 0.9]], [*labels, 1]
-    assert plain.aggregate(rows_of(plain, scores, labels)) == {"a": 0.75, "b": 0.0, "mean": 0.6}
-    assert balanced.aggregate(rows_of(balanced, scores, labels))["mean"] == 0.375
+def test_two_classes_that_exclude_each_other_have_one_value():
+    scores = np.random.default_rng(1).random(30).round(1)
+    labels = np.random.default_rng(2).integers(0, 2, size=30)
+    found = AUROC().aggregate(rows_of(AUROC(), np.stack([1 - scores, scores, np.zeros(30)], axis=1), labels))
+    assert found["a"] == pytest.approx(found["b"], abs=1e-12)
 
 
-def test_accuracy_is_refused_where_several_labels_may_hold():
-    with pytest.raises(UsageError, match="accuracy needs classes that exclude each other"):
-        Accuracy(balanced=False).rows(scored("x", [1, 1, 0], exclusive=False), truth("x", 0))
-
-
-@pytest.mark.parametrize("metric", [AUROC(), Accuracy(balanced=False)])
-def test_predictions_of_other_cases_or_without_scores_are_refused(metric):
+def test_predictions_of_other_cases_or_without_scores_are_refused():
     with pytest.raises(DataError, match="another case"):
-        metric.rows(scored("x", [1, 0, 0]), truth("y", 0))
+        AUROC().rows(scored("x", [1, 0, 0]), truth("y", 0))
     geometry = Geometry.from_spacing((2, 2), (1.0, 1.0))
     with pytest.raises(DataError, match="has no scores"):
-        metric.rows(Prediction("x", "x", geometry, CLASSES), truth("x", 0))
+        AUROC().rows(Prediction("x", "x", geometry, CLASSES), truth("x", 0))
+
+
+def test_no_image_has_a_value_of_its_own_and_the_option_file_has_no_knobs():
+    assert not AUROC().per_case
+    assert isinstance(instantiate(OmegaConf.load(CONF))["auroc"], AUROC)
