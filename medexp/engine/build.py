@@ -17,7 +17,7 @@ from medexp.core.record import RunFolder
 from medexp.core.types import Metric, holds
 from medexp.data.module import ImageData
 from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
-from medexp.engine.module import Experiment, innermost_channels
+from medexp.engine.module import Experiment, Inferer, innermost_channels
 from medexp.engine.process import seed_everything
 from medexp.models.adapter import build_model
 from medexp.post_processing.chain import Chain
@@ -95,7 +95,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         optimizer=instantiate(config.optimizer, "optimizer"),
         schedule=instantiate(config.scheduler, "scheduler"),
         total_steps=total_steps,
-        inferer=instantiate(config.inferer, "inferer"),
+        inferer=inferer(config, task),
         post_processing=post_processing(config, task),
         metrics=metrics(config, task),
         seed=config.seed,
@@ -107,6 +107,14 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
 def cache_folder(config: DictConfig) -> Path:
     """Folder of prepared cases and generated data."""
     return Path(config.paths.cache)
+
+
+def inferer(config: DictConfig, task: Task) -> Inferer:
+    """What brings whole images through the model; UsageError where it joins maps and the task has none."""
+    found: Inferer = instantiate(config.inferer, "inferer")
+    if getattr(found, "dense", False) and not task.dense:
+        raise UsageError("this inferer joins the maps of windows, and the task has no maps; choose inferer=whole")
+    return found
 
 
 def post_processing(config: DictConfig, task: Task) -> Chain:

@@ -16,7 +16,7 @@ from medexp.core.types import Batch, EvidenceRow, Metric, Prediction
 from medexp.engine.process import seed_device, step_seed
 from medexp.engine.schedules import Schedule
 
-Inferer = Callable[[Tensor, Callable[[Tensor], dict[str, Tensor]]], dict[str, Tensor]]
+Inferer = Callable[[Tensor, Callable[[Tensor], dict[str, Any]]], dict[str, Any]]
 
 
 class Experiment(pl.LightningModule):
@@ -111,7 +111,7 @@ class Experiment(pl.LightningModule):
     @torch.no_grad()
     def predict_cases(self, batch: Batch) -> list[Prediction]:
         """Final predictions of whole cases, on each image's own grid."""
-        outputs = self.inferer(batch.images, self._maps)
+        outputs = self.inferer(batch.images, self._outputs)
         return [self.post_processing(prediction) for prediction in self.task.decode(outputs, batch)]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -125,9 +125,9 @@ class Experiment(pl.LightningModule):
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=innermost_channels(images.ndim)) if self.channels_last else images
 
-    def _maps(self, images: Tensor) -> dict[str, Tensor]:
-        maps: dict[str, Tensor] = to_fp32(self.task(self.model, self._laid_out(images)))
-        return maps
+    def _outputs(self, images: Tensor) -> dict[str, Any]:
+        outputs: dict[str, Any] = to_fp32(self.task(self.model, self._laid_out(images)))
+        return outputs
 
     def _judge(self, batch: Batch) -> list[Prediction]:
         if not batch.case_ids:

@@ -25,6 +25,8 @@ class SlidingWindow:
         low_memory: Stitch in main memory, by slabs along the last axis, whatever device the network runs on.
     """
 
+    dense = True  # only maps can be blended
+
     def __init__(
         self, *, window: Sequence[int], overlap: float, batch_size: int, blending: str, low_memory: bool
     ) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medexp.core.errors import DataError, UsageError
 from medexp.core.types import Annotation, Batch, Image, Kind, Prediction, StructureClass
+from medexp.tasks._known import annotated, prediction_of
 from medexp.tasks.base import Task
 
 HEAD = "label"
@@ -52,13 +54,13 @@ class Classification(Task):
 
     def loss(self, outputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Tensor]:
         """The terms of the configured loss, which sees the images of the batch as it sees voxels."""
-        logits, target = outputs[HEAD].T[None], targets[HEAD].T[None]
+        logits, target = _logits(outputs).T[None], targets[HEAD].T[None]
         value = self.loss_function(logits, target)
         return dict(value) if isinstance(value, Mapping) else {"loss": value}
 
     def decode(self, outputs: dict[str, Any], batch: Batch) -> list[Prediction]:
         """Probability of each class."""
-        logits = outputs[HEAD].float()
+        logits = _logits(outputs).float()
         scores = logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
         return [
             self._prediction(image, own.cpu().numpy().astype(np.float64))
@@ -67,12 +69,10 @@ class Classification(Task):
 
     def reference(self, batch: Batch) -> list[Prediction]:
         """1 for the classes of each image, 0 for the others."""
-        references = []
-        for image in batch.images_read:
-            if image.annotation is None:
-                raise DataError(f"case {image.case.case_id} has no reference; it cannot be evaluated")
-            references.append(self._prediction(image, self._known(image.annotation).astype(np.float64)))
-        return references
+        return [
+            self._prediction(image, self._known(annotation).astype(np.float64))
+            for image, annotation in annotated(batch)
+        ]
 
     def _known(self, annotation: Annotation) -> np.ndarray:
         """Whether each class holds for an image."""
@@ -89,14 +89,18 @@ class Classification(Task):
         return known
 
     def _prediction(self, image: Image, scores: np.ndarray) -> Prediction:
-        return Prediction(
-            case_id=image.case.case_id,
-            group=image.case.group,
-            geometry=image.geometry,
-            classes=self.classes,
-            exclusive=not self.multi_label,
-            scores=scores,
+        return prediction_of(image, self.classes, exclusive=not self.multi_label, scores=scores)
+
+
+def _logits(outputs: dict[str, Any]) -> Float[Tensor, "batch classes"]:
+    """A value for each class of each image; UsageError where the network gives maps."""
+    logits: Tensor = outputs[HEAD]
+    if logits.ndim != 2:
+        raise UsageError(
+            f"classification needs one value per class and image, and the network gives maps of {tuple(logits.shape)}; "
+            "choose model=densenet"
         )
+    return logits
 
 
 def _check_loss(loss: nn.Module) -> None:

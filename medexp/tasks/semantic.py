@@ -14,6 +14,7 @@ from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Placement
 from medexp.core.resample import resize_linear
 from medexp.core.types import UNANNOTATED, Annotation, Batch, Image, Kind, Prediction, StructureClass
+from medexp.tasks._known import annotated, prediction_of
 from medexp.tasks.base import Task
 
 HEAD = "semantic"
@@ -103,23 +104,14 @@ class SemanticSegmentation(Task):
     def reference(self, batch: Batch) -> list[Prediction]:
         """The masks of the annotations; voxels of `ignore_index` are marked as not valid."""
         references = []
-        for image in batch.images_read:
-            if image.annotation is None:
-                raise DataError(f"case {image.case.case_id} has no reference; it cannot be evaluated")
-            mask = _mask_of(image.annotation)
+        for image, annotation in annotated(batch):
+            mask = _mask_of(annotation)
             valid = None if self.ignore_index is None else mask != self.ignore_index
             references.append(self._prediction(image, mask=self._layers(mask), valid=valid))
         return references
 
     def _prediction(self, image: Image, **content: Any) -> Prediction:
-        return Prediction(
-            case_id=image.case.case_id,
-            group=image.case.group,
-            geometry=image.geometry,
-            classes=self.classes,
-            exclusive=self.regions is None,
-            **content,
-        )
+        return prediction_of(image, self.classes, exclusive=self.regions is None, **content)
 
     def _layers(self, mask: Integer[np.ndarray, "*spatial"]) -> Integer[np.ndarray, "layers *spatial"]:
         """Label ids as layers: one of class indices, or one of 0 and 1 per region; 0 where the id is `ignore_index`."""

@@ -50,7 +50,7 @@ def test_images_reach_the_network_with_their_channels_innermost(tmp_path):
     module.model.register_forward_pre_hook(
         lambda _, images: seen.append(images[0].is_contiguous(memory_format=torch.channels_last))
     )
-    module.inferer(torch.randn(1, 2, 40, 40), module._maps)
+    module.inferer(torch.randn(1, 2, 40, 40), module._outputs)
     assert seen
     assert all(seen)
 

@@ -12,6 +12,7 @@ import medexp
 from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Geometry, Placement
 from medexp.core.types import Annotation, Batch, Case, Image
+from medexp.engine.build import build
 from medexp.losses.cross_entropy import CrossEntropy
 from medexp.losses.dice import Dice
 from medexp.losses.focal import Focal
@@ -130,6 +131,21 @@ def test_a_loss_that_compares_voxels_is_refused():
         task_of(loss=dice)
     with pytest.raises(UsageError, match=r"d \(Dice\) compares the voxels"):
         task_of(loss=WeightedSum(terms={"c": CrossEntropy(sigmoid=False), "d": dice}, weights={"c": 1.0, "d": 1.0}))
+
+
+def test_a_network_of_maps_is_refused():
+    with pytest.raises(UsageError, match=r"the network gives maps of \(2, 3, 4, 4\); choose model=densenet"):
+        task_of().loss({"label": torch.zeros(2, 3, 4, 4)}, {"label": torch.tensor([[0], [1]])})
+
+
+def test_an_inferer_that_joins_maps_is_refused(tmp_path):
+    overrides = [
+        "dataset=lesion_labels", "task=classification", "model=densenet", "loss=focal", "inferer=sliding_window",
+        "post_processing.steps=[]", "metrics=[auroc]", f"paths.cache={tmp_path}", "dataset.source.source.n_cases=5",
+        "dataset.workers=0",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="the task has no maps; choose inferer=whole"):
+        build(medexp.compose(None, overrides))
 
 
 def test_one_label_is_nothing_to_tell_apart():
