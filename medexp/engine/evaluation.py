@@ -122,7 +122,8 @@ def save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
         table.insert(1, "score", prediction.objects.scores)
         written.append(_write_table(table, Path(f"{stem}_objects.csv")))
     if prediction.scores is not None:
-        table = pd.DataFrame({"label": list(names.values()), "score": prediction.scores})
+        labels = [structure.name for structure in prediction.classes]
+        table = pd.DataFrame({"label": labels, "score": prediction.scores})
         written.append(_write_table(table, Path(f"{stem}_scores.csv")))
     return written
 

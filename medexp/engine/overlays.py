@@ -5,86 +5,70 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.path import Path as MplPath
-from skimage.measure import find_contours
 
 from medexp.core.errors import DataError, UsageError
-from medexp.core.geometry import Geometry, orient_to_world
-from medexp.core.types import Image, Prediction
+from medexp.core.types import Image, Kind, Prediction
+from medexp.engine._overlay_parts import (
+    FILL_OPACITY,
+    PALETTE,
+    Look,
+    Panel,
+    caption_of,
+    class_numbers,
+    has_places,
+    looks_of,
+)
+from medexp.engine._overlay_planes import planes_of
 
-# M. Okabe and K. Ito, Color universal design (2008), without black; the ones that stand out on grey come first.
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
-_DASHES = ("solid", "dashed", "dotted", "dashdot")
-_FILL_OPACITY = 0.45
 _DPI = 200
 _BOX_INCH = 3.2
 _MARGIN_INCH = 0.3
 _GAP_INCH = 0.08
 _LEGEND_ROW_INCH = 0.17
-_MAX_PIXELS = 2048
+_CAPTION_ROW_INCH = 0.15
+_LETTER_INCH = 0.075
 _WINDOW_SAMPLES = 1_000_000
 
+__all__ = ["PALETTE", "ShownSlice", "draw_overlay", "overlay_figure", "safe_name", "shown_slices"]
 
-@dataclass(frozen=True)
-class _Plane:
-    """A cut through the image as it is shown: rows run down, columns to the right.
+
+@dataclass(frozen=True, eq=False)
+class ShownSlice:
+    """A plane of a case as the pictures show it.
 
     Attributes:
-        axis: The image axis that is cut; None for a picture, which is shown whole.
-        index: Where on that axis.
-        rows: The image axis that runs down or up.
-        columns: The image axis that runs to the right or left.
-        flip_rows: True where `rows` runs up.
-        flip_columns: True where `columns` runs to the left.
+        picture: Intensities from 0 (black) to 1 (white).
+        reference: Place of the class at each pixel in `classes`, from 1 on, 0 where there is none; None without a
+            mask or instances.
+        prediction: The same of the prediction.
+        classes: Names of the classes.
     """
 
-    axis: int | None
-    index: int
-    rows: int
-    columns: int
-    flip_rows: bool
-    flip_columns: bool
-
-    def cut(self, array: Shaped[np.ndarray, "*lead_and_spatial"], *, lead: int) -> np.ndarray:
-        """The plane of an array with `lead` axes before the spatial ones; a view."""
-        if self.axis is not None:
-            array = array.take(self.index, axis=lead + self.axis)
-        if self.rows > self.columns:
-            array = array.swapaxes(-1, -2)
-        return array[..., :: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
-
-    def size_mm(self, geometry: Geometry) -> tuple[float, float]:
-        """Height and width."""
-        height, width = (geometry.shape[axis] * geometry.spacing_mm[axis] for axis in (self.rows, self.columns))
-        return height, width
-
-
-@dataclass(frozen=True)
-class _Look:
-    """How a class is drawn."""
-
-    colour: str
-    dashes: str
+    picture: Float[np.ndarray, "rows columns"]
+    reference: Integer[np.ndarray, "rows columns"] | None
+    prediction: Integer[np.ndarray, "rows columns"] | None
+    classes: tuple[str, ...]
 
 
 def draw_overlay(
     image: Image, prediction: Prediction, reference: Prediction | None, folder: Path, *, channel: int = 0
 ) -> list[Path]:
-    """Write two pictures of a case, one with the contour of each class and one with its area.
+    """Write two pictures of a case, one with contours and one with areas.
 
     Reference and prediction stand side by side over the image in grey, between its 1st and 99th percentile; without a
     reference the bare image takes its place. A volume is shown in three planes, each cut where the reference (else the
@@ -92,9 +76,15 @@ def draw_overlay(
     along the world's axes, the first to the right and the last upwards; pixels in the order of the array, rows down.
     The pictures do not name the case.
 
+    What is drawn is what the two hold. Instances have a contour each, in the colour of their class or, of a single
+    class, in colours that tell them apart; else each class of the mask has one. Objects that are no instances are
+    rectangles, those without extent crosses, in the planes that they meet; predicted ones have their score beside them
+    and are faint where it is low. Scores of the whole image and the number that a density counts stand over the panels;
+    the density itself is laid over the image where areas are drawn.
+
     Args:
         image: The case; `pixels` of shape (channels, *spatial), in 2D or 3D.
-        prediction: Its prediction, with a mask on the image's grid.
+        prediction: Its prediction, on the image's grid.
         reference: Its reference on the same grid, or None.
         folder: Where to; made where it does not exist. Files of the same name are replaced.
         channel: The image channel that is shown.
@@ -104,7 +94,7 @@ def draw_overlay(
 
     Raises:
         UsageError: The image has no such channel.
-        DataError: A mask is missing, or not on the image's grid.
+        DataError: There is nothing that can be drawn, or it is not on the image's grid.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -146,23 +136,64 @@ def overlay_figure(
 
     Raises:
         UsageError: The image has no such channel.
-        DataError: A mask is missing, or not on the image's grid.
+        DataError: There is nothing that can be drawn, or it is not on the image's grid.
     """
     _check(image, prediction, reference, channel)
-    planes = _planes(image.geometry, prediction, reference)
-    looks = _looks(prediction, reference)
-    figure, panels = _layout([plane.size_mm(image.geometry) for plane in planes], looks, filled=filled)
+    planes = planes_of(image.geometry, prediction, reference)
+    looks = looks_of(prediction, reference)
+    captions = (
+        [] if reference is None else caption_of(reference, with_scores=False),
+        caption_of(prediction, with_scores=True),
+    )
+    sizes_mm = [plane.size_mm(image.geometry) for plane in planes]
+    caption_lines = max(map(len, captions))
+    figure, pairs = _layout(sizes_mm, looks, filled=filled, caption_lines=caption_lines)
     window = _window(image.pixels[channel])
-    for plane, pair in zip(planes, panels, strict=True):
+    for plane, pair in zip(planes, pairs, strict=True):
         for axes, shown in zip(pair, (reference, prediction), strict=True):
-            _draw_image(axes, plane.cut(image.pixels[channel], lead=0), plane.size_mm(image.geometry), window)
+            panel = Panel(axes, plane, image.geometry, looks, filled)
+            panel.draw_image(image.pixels[channel], window)
             if shown is not None:
-                _draw_classes(axes, shown, plane, looks, filled=filled)
+                panel.draw(shown, with_scores=shown is prediction)
         if plane.axis is not None:
             pair[0].set_ylabel(f"axis {plane.axis} slice {plane.index}", fontsize=8)
-    panels[0][0].set_title("reference" if reference is not None else "image", fontsize=9)
-    panels[0][1].set_title("prediction", fontsize=9)
+    for axes, name, caption in zip(
+        pairs[0], ("image" if reference is None else "reference", "prediction"), captions, strict=True
+    ):
+        _write_title(axes, [name, *caption, *[""] * (caption_lines - len(caption))])
     return figure
+
+
+def shown_slices(
+    image: Image, prediction: Prediction, reference: Prediction | None, *, channel: int = 0
+) -> list[ShownSlice]:
+    """The planes that `overlay_figure` shows, as arrays: for viewers that draw classes themselves.
+
+    Args:
+        image: The case.
+        prediction: Its prediction.
+        reference: Its reference, or None.
+        channel: The image channel that is shown.
+
+    Returns:
+        One slice for a picture, three for a volume.
+
+    Raises:
+        UsageError: The image has no such channel.
+        DataError: There is nothing that can be drawn, or it is not on the image's grid.
+    """
+    _check(image, prediction, reference, channel)
+    low, high = _window(image.pixels[channel])
+    names = tuple(looks_of(prediction, reference))
+    return [
+        ShownSlice(
+            picture=np.clip((plane.cut(image.pixels[channel], lead=0) - low) / (high - low), 0.0, 1.0),
+            reference=None if reference is None else class_numbers(reference, plane, names),
+            prediction=class_numbers(prediction, plane, names),
+            classes=names,
+        )
+        for plane in planes_of(image.geometry, prediction, reference)
+    ]
 
 
 def _check(image: Image, prediction: Prediction, reference: Prediction | None, channel: int) -> None:
@@ -173,66 +204,23 @@ def _check(image: Image, prediction: Prediction, reference: Prediction | None, c
     if len(shape) not in (2, 3):
         raise DataError(f"an overlay needs a 2D or 3D image, got shape {shape} in {where}")
     for name, shown in (("prediction", prediction), ("reference", reference)):
-        if shown is None:
-            continue
-        if shown.mask is None:
-            raise DataError(
-                f"the {name} of {where} has no mask; end the post-processing chain with a step that makes one"
-            )
-        if shown.mask.shape[1:] != shape:
-            raise DataError(f"the {name} of {where} needs the image's shape {shape}, got {shown.mask.shape[1:]}")
+        if shown is not None:
+            _check_shown(shown, f"the {name} of {where}", shape)
 
 
-def _planes(geometry: Geometry, prediction: Prediction, reference: Prediction | None) -> list[_Plane]:
-    if geometry.spatial_dims == 2:
-        return [_plane(geometry, None, 0)]
-    foreground = None if reference is None else _foreground(reference)
-    if foreground is None or not foreground.any():
-        foreground = _foreground(prediction)
-    return [_plane(geometry, axis, _fullest_slice(foreground, axis)) for axis in range(3)]
-
-
-def _plane(geometry: Geometry, axis: int | None, index: int) -> _Plane:
-    remaining = [other for other in range(geometry.spatial_dims) if other != axis]
-    if geometry.unit == "px":
-        return _Plane(axis, index, rows=remaining[0], columns=remaining[1], flip_rows=False, flip_columns=False)
-    permutation, flipped = orient_to_world(geometry)
-    columns, rows = (other for other in permutation if other in remaining)
-    reversed_axes = {permutation[world_axis] for world_axis in flipped}
-    return _Plane(
-        axis,
-        index,
-        rows=rows,
-        columns=columns,
-        flip_rows=rows not in reversed_axes,
-        flip_columns=columns in reversed_axes,
-    )
-
-
-def _foreground(prediction: Prediction) -> Bool[np.ndarray, "*spatial"]:
-    assert prediction.mask is not None
-    found = np.zeros(prediction.mask.shape[1:], dtype=bool)
-    for layer, voxels in enumerate(prediction.mask):
-        values = [structure.value for structure in prediction.classes if structure.layer == layer]
-        found |= np.isin(voxels, values)
-    return found
-
-
-def _fullest_slice(foreground: Bool[np.ndarray, "x y z"], axis: int) -> int:
-    """Index of the slice with most foreground; of equal ones the middle, so that a box is not cut at its face."""
-    counts = np.count_nonzero(foreground, axis=tuple(other for other in range(3) if other != axis))
-    fullest = np.flatnonzero(counts == counts.max())
-    return int(fullest[len(fullest) // 2])
-
-
-def _looks(prediction: Prediction, reference: Prediction | None) -> dict[str, _Look]:
-    """Colour and dashes by class name; a class looks the same in both panels and, for one task, in all pictures."""
-    known = prediction.classes + (reference.classes if reference is not None else ())
-    names = dict.fromkeys(structure.name for structure in known)
-    return {
-        name: _Look(PALETTE[i % len(PALETTE)], _DASHES[i // len(PALETTE) % len(_DASHES)])
-        for i, name in enumerate(names)
-    }
+def _check_shown(shown: Prediction, who: str, shape: tuple[int, ...]) -> None:
+    if not has_places(shown) and shown.scores is None:
+        raise DataError(
+            f"{who} has no mask, instances, objects, density or scores to draw; end the post-processing chain with a "
+            "step that makes one"
+        )
+    for layers in (shown.mask, shown.instances, shown.maps.get(Kind.DENSITY)):
+        if layers is not None and layers.shape[-len(shape) :] != shape:
+            raise DataError(f"{who} needs the image's shape {shape}, got {layers.shape[-len(shape) :]}")
+    if shown.objects is not None and shown.objects.spatial_dims != len(shape):
+        raise DataError(f"{who} needs objects of {len(shape)} dimensions, got {shown.objects.spatial_dims}")
+    if shown.instances is not None and int(shown.instances.max(initial=0)) > len(shown.objects or ()):
+        raise DataError(f"{who} needs an object for each instance, got {len(shown.objects or ())} objects")
 
 
 def _window(pixels: Float[np.ndarray, "*spatial"]) -> tuple[float, float]:
@@ -247,7 +235,7 @@ def _window(pixels: Float[np.ndarray, "*spatial"]) -> tuple[float, float]:
 
 
 def _layout(
-    sizes_mm: Sequence[tuple[float, float]], looks: dict[str, _Look], *, filled: bool
+    sizes_mm: Sequence[tuple[float, float]], looks: Mapping[str, Look], *, filled: bool, caption_lines: int
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure with a pair of empty panels per plane, all on one scale, and the legend at its foot."""
     scale = _BOX_INCH / max(length for size in sizes_mm for length in size)
@@ -255,103 +243,56 @@ def _layout(
     heights = [max(height * scale, 1.0) for height, _ in sizes_mm]
     width = max(max(width * scale for _, width in sizes_mm), 1.2)
     figure_width = 2 * (width + _MARGIN_INCH) + _GAP_INCH
-    per_row = max(1, int(figure_width / (0.5 + 0.075 * max((len(_short(name)) for name in looks), default=1))))
+    longest = max((len(_short(name)) for name in looks), default=1)
+    per_row = max(1, int(figure_width / (0.5 + _LETTER_INCH * longest)))
     foot = 0.1 + _LEGEND_ROW_INCH * math.ceil(len(looks) / per_row)
-    figure_height = foot + sum(heights) + _GAP_INCH * (len(heights) - 1) + _MARGIN_INCH
+    head = _MARGIN_INCH + _CAPTION_ROW_INCH * caption_lines
+    figure_height = foot + sum(heights) + _GAP_INCH * (len(heights) - 1) + head
     figure = Figure(figsize=(figure_width, figure_height), dpi=_DPI, facecolor="white")
-    panels = []
-    top = figure_height - _MARGIN_INCH
+    pairs = []
+    top = figure_height - head
     for height in heights:
         lefts = (_MARGIN_INCH, _MARGIN_INCH + width + _GAP_INCH)
-        pair = [
-            figure.add_axes(
-                (x / figure_width, (top - height) / figure_height, width / figure_width, height / figure_height)
-            )
-            for x in lefts
-        ]
-        panels.append((pair[0], pair[1]))
+        places = [(x / figure_width, (top - height) / figure_height) for x in lefts]
+        left, right = (figure.add_axes((*at, width / figure_width, height / figure_height)) for at in places)
+        pairs.append((left, right))
         top -= height + _GAP_INCH
     _legend(figure, looks, per_row, filled=filled)
-    return figure, panels
+    return figure, pairs
 
 
-def _legend(figure: Figure, looks: dict[str, _Look], per_row: int, *, filled: bool) -> None:
-    handles: list[Line2D | Patch] = []
-    for look in looks.values():
-        if filled:
-            face = (*to_rgb(look.colour), _FILL_OPACITY)
-            handles.append(Patch(facecolor=face, edgecolor=look.colour, linestyle=look.dashes, linewidth=0.8))
-        else:
-            handles.append(Line2D([], [], color=look.colour, linestyle=look.dashes, linewidth=1.6))
-    names = [_short(name) for name in looks]
-    legend = figure.legend(handles, names, loc="lower center", ncol=per_row, fontsize=8, frameon=False, borderpad=0.2)
+def _legend(figure: Figure, looks: Mapping[str, Look], per_row: int, *, filled: bool) -> None:
+    if not looks:
+        return
+    several: list[Any] = [
+        tuple(_handle(look, colour, filled=filled) for colour in look.colours[:3]) for look in looks.values()
+    ]
+    legend = figure.legend(
+        several,
+        [_short(name) for name in looks],
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
+        loc="lower center",
+        ncol=per_row,
+        fontsize=8,
+        frameon=False,
+        borderpad=0.2,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else f"{name[:39]}…"
+def _handle(look: Look, colour: str, *, filled: bool) -> Line2D | Patch:
+    if not filled:
+        return Line2D([], [], color=colour, linestyle=look.dashes, linewidth=1.6)
+    face = (*to_rgb(colour), FILL_OPACITY)
+    return Patch(facecolor=face, edgecolor=colour, linestyle=look.dashes, linewidth=0.8)
 
 
-def _draw_image(
-    axes: Axes, pixels: Float[np.ndarray, "rows columns"], size_mm: tuple[float, float], window: tuple[float, float]
-) -> None:
-    height, width = size_mm
-    shown = _thin(pixels)
-    axes.imshow(shown, cmap="gray", vmin=window[0], vmax=window[1], extent=(0.0, width, height, 0.0), aspect="equal")
-    axes.set_xlim(0.0, width)
-    axes.set_ylim(height, 0.0)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def _write_title(axes: Axes, lines: Sequence[str]) -> None:
+    letters = max(8, int(axes.get_window_extent().width / _DPI / _LETTER_INCH))
+    title = axes.set_title("\n".join(_short(line, letters) for line in lines), fontsize=9)
+    title.set_parse_math(False)
 
 
-def _thin(plane: Shaped[np.ndarray, "*layers rows columns"]) -> np.ndarray:
-    """Every n-th pixel of a plane that is larger than any paper shows."""
-    rows, columns = (math.ceil(length / _MAX_PIXELS) for length in plane.shape[-2:])
-    return plane[..., ::rows, ::columns]
-
-
-def _draw_classes(axes: Axes, shown: Prediction, plane: _Plane, looks: dict[str, _Look], *, filled: bool) -> None:
-    """Draw the classes of a plane, the largest first, so that a region within another stays in sight."""
-    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
-    areas = sorted(_areas(shown, plane), key=lambda entry: -int(np.count_nonzero(entry[1])))
-    if filled and areas:
-        colours = np.zeros((*areas[0][1].shape, 4))
-        for name, area in areas:
-            # The upper replaces the lower: mixed colours would be in no legend.
-            colours[area] = (*to_rgb(looks[name].colour), _FILL_OPACITY)
-        axes.imshow(colours, extent=(0.0, width, height, 0.0), aspect="equal", interpolation="nearest")
-    for name, area in areas:
-        lines = _contours(area, width / area.shape[1], height / area.shape[0])
-        _draw_lines(axes, lines, looks[name], thickness_pt=0.6 if filled else 1.2)
-    axes.set_xlim(0.0, width)
-    axes.set_ylim(height, 0.0)
-
-
-def _draw_lines(axes: Axes, lines: list[Float[np.ndarray, "_ 2"]], look: _Look, *, thickness_pt: float) -> None:
-    """Draw outlines on their inner side alone, so that classes that touch do not hide each other's border."""
-    strokes = LineCollection(lines, colors=look.colour, linestyles=look.dashes, linewidths=2 * thickness_pt)
-    axes.add_collection(strokes, autolim=False)
-    inside = MplPath.make_compound_path(*(MplPath(line, closed=True) for line in lines))
-    strokes.set_clip_path(inside, axes.transData)
-
-
-def _areas(shown: Prediction, plane: _Plane) -> Iterator[tuple[str, Bool[np.ndarray, "rows columns"]]]:
-    """Each class that the plane meets; only the plane is compared, as a volume may have a hundred classes."""
-    assert shown.mask is not None
-    cut = replace(shown, mask=_thin(plane.cut(shown.mask, lead=1)), probabilities=None, valid=None)
-    for structure in shown.classes:
-        area = cut.binary(structure)
-        if area.any():
-            yield structure.name, area
-
-
-def _contours(
-    area: Bool[np.ndarray, "rows columns"], column_mm: float, row_mm: float
-) -> list[Float[np.ndarray, "_ 2"]]:
-    """Closed outlines, halfway between the pixels inside and outside; at the image's border along its edge."""
-    # Pixel i lies at i + 1 in the padded area, and its centre at (i + 1/2) * spacing in the picture.
-    lines = find_contours(np.pad(area, 1).astype(np.float32), 0.5)
-    return [np.stack([(line[:, 1] - 0.5) * column_mm, (line[:, 0] - 0.5) * row_mm], axis=1) for line in lines]
+def _short(name: str, letters: int = 40) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"

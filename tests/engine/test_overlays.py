@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from pictures import LINE_PX, OPACITY, ORGAN, distance_to_border, image_of, panels, predicted, rectangle
 from PIL import Image as Picture
 
 from medexp.core.errors import DataError, UsageError
@@ -18,81 +15,6 @@ from medexp.core.geometry import Geometry
 from medexp.core.types import Case, Image, Prediction, StructureClass
 from medexp.engine import overlays
 from medexp.engine.overlays import PALETTE, draw_overlay, overlay_figure, safe_name
-
-ORGAN = (StructureClass("organ", 0, 1),)
-OPACITY = 0.45  # of areas
-LINE_PX = 1.2 / 72 * 200  # 1.2 points at 200 pixels an inch
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The pixels of one panel, and where each lies in the panel's own units."""
-
-    rgb: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-
-    @property
-    def coloured(self) -> np.ndarray:
-        return np.ptp(self.rgb, axis=-1) > 0.1
-
-    @property
-    def shown(self) -> np.ndarray:
-        return self.rgb.min(axis=-1) < 0.99
-
-    @property
-    def unit_px(self) -> float:
-        """Pixels of one unit."""
-        return 1.0 / float(np.median(np.diff(self.x[0])))
-
-    def near(self, colour: str, tolerance: float = 0.12) -> np.ndarray:
-        return np.abs(self.rgb - to_rgb(colour)).max(axis=-1) < tolerance
-
-
-def panels(figure: Figure) -> list[Panel]:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    rgb = np.asarray(canvas.buffer_rgba())[..., :3] / 255.0
-    return [_panel(axes, rgb) for axes in figure.axes]
-
-
-def _panel(axes: Axes, rgb: np.ndarray) -> Panel:
-    box = axes.get_window_extent()
-    height = rgb.shape[0]
-    rows = np.arange(int(np.ceil(height - box.y1)), int(height - box.y0))
-    columns = np.arange(int(np.ceil(box.x0)), int(box.x1))
-    row, column = np.meshgrid(rows, columns, indexing="ij")
-    points = np.stack([column + 0.5, height - row - 0.5], axis=-1).reshape(-1, 2)
-    x, y = axes.transData.inverted().transform(points).T.reshape(2, *row.shape)
-    return Panel(rgb=rgb[row, column], x=x, y=y)
-
-
-def image_of(
-    shape: tuple[int, ...], *, spacing: tuple[float, ...] | None = None, unit: str = "px", fill: float = 0.5
-) -> Image:
-    pixels = np.full((1, *shape), fill, dtype=np.float32)
-    geometry = Geometry.from_spacing(shape, spacing or (1.0,) * len(shape), unit="mm" if unit == "mm" else "px")
-    return Image(case=Case("case", "group", ()), pixels=pixels, annotation=None, geometry=geometry)
-
-
-def predicted(
-    image: Image, mask: np.ndarray, classes: tuple[StructureClass, ...] = ORGAN, *, case_id: str = "case"
-) -> Prediction:
-    return Prediction(case_id=case_id, group="group", geometry=image.geometry, classes=classes, mask=mask)
-
-
-def rectangle(shape: tuple[int, ...], *slices: slice, value: int = 1) -> np.ndarray:
-    mask = np.zeros((1, *shape), dtype=np.uint8)
-    mask[(0, *slices)] = value
-    return mask
-
-
-def distance_to_border(panel: Panel, x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
-    """Distance of each pixel to the border of a rectangle, in units; negative inside."""
-    dx = np.maximum(x[0] - panel.x, panel.x - x[1])
-    dy = np.maximum(y[0] - panel.y, panel.y - y[1])
-    outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
-    return outside + np.minimum(np.maximum(dx, dy), 0)
 
 
 def test_contours_lie_along_the_border_and_nowhere_else() -> None:
@@ -402,10 +324,10 @@ def test_a_mask_on_another_grid_is_refused() -> None:
         overlay_figure(image, fits, other, filled=False)
 
 
-def test_a_prediction_without_a_mask_is_refused() -> None:
+def test_a_prediction_with_nothing_to_draw_is_refused() -> None:
     image = image_of((10, 10))
     soft = Prediction("case", "group", image.geometry, ORGAN, probabilities=np.zeros((2, 10, 10), np.float32))
-    with pytest.raises(DataError, match="the prediction of case case has no mask; end the post-processing chain"):
+    with pytest.raises(DataError, match=r"case case has no mask, .* to draw; end the post-processing chain"):
         overlay_figure(image, soft, None, filled=False)
 
 

@@ -1,0 +1,342 @@
+"""What is drawn over an image: areas of classes and instances, boxes and places, heat, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from matplotlib.path import Path as MplPath
+from scipy.ndimage import find_objects
+from skimage.measure import find_contours
+
+from medexp.core.geometry import Geometry
+from medexp.core.types import Kind, Prediction
+from medexp.engine._overlay_planes import Plane
+
+# M. Okabe and K. Ito, Color universal design (2008), without black; the ones that stand out on grey come first.
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
+FILL_OPACITY = 0.45
+_DASHES = ("solid", "dashed", "dotted", "dashdot")
+# Boxes lie over each other, and what they hold should be seen.
+_BOX_FILL_OPACITY = 0.15
+_HEAT_OPACITY = 0.7
+_FAINTEST = 0.3
+_LINE_PT = 1.2
+_CROSS_PT = 6.0
+_SCORE_PT = 5.0
+_CAPTION_LINES = 3
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a class is drawn.
+
+    Attributes:
+        colours: One, or several where the instances of a class are told apart.
+        dashes: How its lines are dashed.
+    """
+
+    colours: tuple[str, ...]
+    dashes: str
+
+    def colour(self, number: int) -> str:
+        """The colour of an instance by its number."""
+        return self.colours[number % len(self.colours)]
+
+
+def looks_of(prediction: Prediction, reference: Prediction | None) -> dict[str, Look]:
+    """How each class is drawn, by its name; empty where nothing has a place in the image.
+
+    A class looks the same in both panels and, for one task, in all pictures.
+
+    Args:
+        prediction: What was predicted.
+        reference: Its reference, or None.
+
+    Returns:
+        The looks; several colours for a single class with instances.
+    """
+    both = [prediction] if reference is None else [prediction, reference]
+    if not any(has_places(shown) for shown in both):
+        return {}
+    names = dict.fromkeys(structure.name for shown in both for structure in shown.classes)
+    if len(names) == 1 and any(shown.instances is not None for shown in both):
+        return {name: Look(PALETTE, _DASHES[0]) for name in names}
+    return {
+        name: Look((PALETTE[i % len(PALETTE)],), _DASHES[i // len(PALETTE) % len(_DASHES)])
+        for i, name in enumerate(names)
+    }
+
+
+def has_places(shown: Prediction) -> bool:
+    """Whether a prediction holds anything that has a place in the image and can be drawn."""
+    drawn = (shown.mask, shown.instances, shown.objects, shown.maps.get(Kind.DENSITY))
+    return any(part is not None for part in drawn)
+
+
+@dataclass(frozen=True)
+class Area:
+    """What a class or an instance covers of a plane.
+
+    Attributes:
+        name: Name of the class.
+        number: Number of the instance; 0 for a class.
+        inside: Whether each pixel of a part of the plane belongs to it.
+        row: First row of this part.
+        column: First column of this part.
+    """
+
+    name: str
+    number: int
+    inside: Bool[np.ndarray, "rows columns"]
+    row: int = 0
+    column: int = 0
+
+    def paint(self, plane: np.ndarray, value: object) -> None:
+        """Set its pixels in an array of the whole plane."""
+        rows, columns = self.inside.shape
+        plane[self.row : self.row + rows, self.column : self.column + columns][self.inside] = value
+
+    def outlines(self) -> list[Float[np.ndarray, "_ 2"]]:
+        """Closed lines of (column, row), halfway between the pixels inside and outside, along the image's edge there.
+
+        Pixel i covers [i, i + 1).
+        """
+        # Pixel i lies at i + 1 in the padded area, and its centre at i + 1/2 in the picture.
+        lines = find_contours(np.pad(self.inside, 1).astype(np.float32), 0.5)
+        return [line[:, ::-1] + np.array([self.column, self.row]) - 0.5 for line in lines]
+
+
+def areas_of(shown: Prediction, plane: Plane) -> list[Area]:
+    """The instances that a plane meets, else the classes of the mask.
+
+    Args:
+        shown: What is drawn.
+        plane: Where it is cut.
+
+    Returns:
+        The largest first, so that one that is drawn later lies over the larger ones around it.
+    """
+    found = _instances(shown, plane) if shown.instances is not None else _classes(shown, plane)
+    return sorted(found, key=lambda area: -int(np.count_nonzero(area.inside)))
+
+
+def class_numbers(
+    shown: Prediction, plane: Plane, names: tuple[str, ...]
+) -> Integer[np.ndarray, "rows columns"] | None:
+    """Which class a plane shows at each pixel, the smallest of several; None where there are no areas.
+
+    Args:
+        shown: What is drawn.
+        plane: Where it is cut.
+        names: Names of the classes.
+
+    Returns:
+        0 where there is none, else the place of the class in `names`, from 1 on.
+    """
+    if shown.mask is None and shown.instances is None:
+        return None
+    numbers = np.zeros(plane.pixels(shown.geometry), dtype=np.int32)
+    for area in areas_of(shown, plane):
+        area.paint(numbers, names.index(area.name) + 1)
+    return numbers
+
+
+def _classes(shown: Prediction, plane: Plane) -> Iterator[Area]:
+    """Only the plane is compared, as a volume may have a hundred classes."""
+    if shown.mask is None:
+        return
+    cut = replace(shown, mask=plane.cut(shown.mask, lead=1), probabilities=None, valid=None)
+    for structure in shown.classes:
+        inside = cut.binary(structure)
+        if inside.any():
+            yield Area(structure.name, 0, inside)
+
+
+def _instances(shown: Prediction, plane: Plane) -> Iterator[Area]:
+    """Each in the part of the plane around it, as a plane may meet a thousand."""
+    assert shown.instances is not None
+    assert shown.objects is not None
+    names = {structure.value: structure.name for structure in shown.classes}
+    cut = plane.cut(shown.instances, lead=0)
+    for number, box in enumerate(find_objects(cut)):
+        if box is not None and (name := names.get(int(shown.objects.labels[number]))) is not None:
+            yield Area(name, number, cut[box] == number + 1, row=box[0].start, column=box[1].start)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plane of a case in a figure.
+
+    Attributes:
+        axes: Where it is drawn, in millimetres (pixels where there are none) from the upper left corner.
+        plane: The cut that is shown.
+        geometry: The image's grid.
+        looks: How each class is drawn.
+        filled: Areas instead of contours.
+    """
+
+    axes: Axes
+    plane: Plane
+    geometry: Geometry
+    looks: Mapping[str, Look]
+    filled: bool
+
+    def draw_image(self, pixels: Float[np.ndarray, "*spatial"], window: tuple[float, float]) -> None:
+        """Draw an image in grey, between the intensities that are black and white."""
+        height, width = self.plane.size_mm(self.geometry)
+        shown = self.plane.cut(pixels, lead=0)
+        self.axes.imshow(shown, cmap="gray", vmin=window[0], vmax=window[1], extent=self._extent, aspect="equal")
+        self.axes.set_xlim(0.0, width)
+        self.axes.set_ylim(height, 0.0)
+        self.axes.set_xticks([])
+        self.axes.set_yticks([])
+        for spine in self.axes.spines.values():
+            spine.set_visible(False)
+
+    def draw(self, shown: Prediction, *, with_scores: bool) -> None:
+        """Draw all that a prediction or reference holds; boxes with their scores where asked for."""
+        self._draw_heat(shown)
+        self._draw_areas(shown)
+        # Instances are their objects, drawn more closely.
+        if shown.objects is not None and shown.instances is None:
+            self._draw_objects(shown, with_scores=with_scores)
+
+    @property
+    def _extent(self) -> tuple[float, float, float, float]:
+        height, width = self.plane.size_mm(self.geometry)
+        return 0.0, width, height, 0.0
+
+    def _lay_over(self, colours: Float[np.ndarray, "rows columns rgba"]) -> None:
+        self.axes.imshow(colours, extent=self._extent, aspect="equal", interpolation="nearest")
+
+    def _draw_heat(self, shown: Prediction) -> None:
+        density = shown.maps.get(Kind.DENSITY)
+        if density is None or not self.filled or not (highest := float(density.max())) > 0:
+            return
+        for structure, channel in zip(shown.classes, self.plane.cut(density, lead=1), strict=True):
+            colours = np.empty((*channel.shape, 4))
+            colours[..., :3] = to_rgb(self.looks[structure.name].colour(0))
+            colours[..., 3] = _HEAT_OPACITY * np.clip(channel / highest, 0.0, 1.0)
+            self._lay_over(colours)
+
+    def _draw_areas(self, shown: Prediction) -> None:
+        areas = areas_of(shown, self.plane)
+        if not areas:
+            return
+        rows, columns = self.plane.pixels(self.geometry)
+        if self.filled:
+            colours = np.zeros((rows, columns, 4))
+            for area in areas:
+                # The upper replaces the lower: mixed colours would be in no legend.
+                area.paint(colours, (*to_rgb(self.looks[area.name].colour(area.number)), FILL_OPACITY))
+            self._lay_over(colours)
+        height, width = self.plane.size_mm(self.geometry)
+        for area in areas:
+            lines = [line * np.array([width / columns, height / rows]) for line in area.outlines()]
+            self._draw_outlines(lines, self.looks[area.name], area.number)
+
+    def _draw_outlines(self, lines: list[Float[np.ndarray, "_ 2"]], look: Look, number: int) -> None:
+        """Draw outlines on their inner side alone, so that areas that touch do not hide each other's border."""
+        strokes = LineCollection(
+            lines,
+            colors=look.colour(number),
+            linestyles=look.dashes,
+            linewidths=_LINE_PT if self.filled else 2 * _LINE_PT,
+        )
+        self.axes.add_collection(strokes, autolim=False)
+        inside = MplPath.make_compound_path(*(MplPath(line, closed=True) for line in lines))
+        strokes.set_clip_path(inside, self.axes.transData)
+
+    def _draw_objects(self, shown: Prediction, *, with_scores: bool) -> None:
+        """Draw the boxes and places that the plane meets, the surest last; those of low scores are faint."""
+        assert shown.objects is not None
+        names = {structure.value: structure.name for structure in shown.classes}
+        chosen = self.plane.crosses(shown.objects) & np.isin(shown.objects.labels, list(names))
+        objects = shown.objects.select(chosen)
+        corners = np.stack(self.plane.place(objects, self.geometry), axis=1)
+        for row in np.argsort(objects.scores, kind="stable"):
+            score = float(objects.scores[row])
+            look = self.looks[names[int(objects.labels[row])]]
+            draw = self._draw_cross if (corners[row, 0] == corners[row, 1]).all() else self._draw_box
+            draw(corners[row], look, opacity=float(np.clip(score, _FAINTEST, 1.0)))
+            if with_scores:
+                self._write_score(corners[row], look, score)
+
+    def _draw_box(self, corners: Float[np.ndarray, "2 2"], look: Look, *, opacity: float) -> None:
+        (left, top), (right, bottom) = corners.tolist()
+        colour = to_rgb(look.colour(0))
+        box = Rectangle(
+            (left, top),
+            right - left,
+            bottom - top,
+            facecolor=(*colour, _BOX_FILL_OPACITY if self.filled else 0.0),
+            edgecolor=(*colour, opacity),
+            linestyle=look.dashes,
+            linewidth=_LINE_PT,
+        )
+        self.axes.add_patch(box)
+
+    def _draw_cross(self, corners: Float[np.ndarray, "2 2"], look: Look, *, opacity: float) -> None:
+        [[x, y], _] = corners.tolist()
+        self.axes.plot(
+            [x], [y], "x", markersize=_CROSS_PT, markeredgewidth=_LINE_PT, color=look.colour(0), alpha=opacity
+        )
+
+    def _write_score(self, corners: Float[np.ndarray, "2 2"], look: Look, score: float) -> None:
+        """Above the upper left corner; inside at the picture's upper edge, and to the left of its right edge."""
+        height, width = self.plane.size_mm(self.geometry)
+        (left, top), (right, _) = corners.tolist()
+        at_top, at_right = top < 0.05 * height, left > 0.9 * width
+        self.axes.annotate(
+            score_text(score),
+            (min(right, width) if at_right else max(left, 0.0), max(top, 0.0)),
+            xytext=(0.0, -1.5 if at_top else 1.5),
+            textcoords="offset points",
+            ha="right" if at_right else "left",
+            va="top" if at_top else "bottom",
+            fontsize=_SCORE_PT,
+            color="black",
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": look.colour(0), "linewidth": 0.0, "alpha": 0.8},
+        )
+
+
+def score_text(score: float) -> str:
+    """Two digits without a leading zero.
+
+    >>> score_text(0.874), score_text(1.0)
+    ('.87', '1.00')
+    """
+    return f"{score:.2f}".removeprefix("0")
+
+
+def caption_of(shown: Prediction, *, with_scores: bool) -> list[str]:
+    """What holds for the whole image: its classes, and how many objects a density counts.
+
+    Args:
+        shown: What is drawn.
+        with_scores: The surest classes with their probabilities; else those that hold.
+
+    Returns:
+        A line for each class, three of either kind at most; "none" where no class holds.
+    """
+    lines: list[str] = []
+    if shown.scores is not None:
+        surest = [int(i) for i in np.argsort(-shown.scores, kind="stable")]
+        if with_scores:
+            lines += [f"{score_text(float(shown.scores[i]))} {shown.classes[i].name}" for i in surest[:_CAPTION_LINES]]
+        else:
+            true = [shown.classes[i].name for i in surest if shown.scores[i] > 0.5]
+            lines += true[:_CAPTION_LINES] or ["none"]
+    density = shown.maps.get(Kind.DENSITY)
+    if density is not None:
+        totals = density.reshape(len(density), -1).sum(axis=1).tolist()
+        counted = list(zip(totals, shown.classes, strict=True))
+        lines += [f"{total:.1f} {structure.name}" for total, structure in counted[:_CAPTION_LINES]]
+    return lines
