@@ -170,7 +170,7 @@ class Prediction:
     mask: Integer[np.ndarray, "layers *spatial"] | None = None
     exclusive: bool = True
     valid: np.ndarray | None = None
-    maps: Mapping[str, Float[np.ndarray, "channels *spatial"]] = field(default_factory=dict)
+    maps: Mapping[str, Float[np.ndarray, "_ *spatial"]] = field(default_factory=dict)
     instances: Integer[np.ndarray, "*spatial"] | None = None
     objects: Objects | None = None
     scores: Float[np.ndarray, "classes"] | None = None
