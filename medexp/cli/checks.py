@@ -16,7 +16,7 @@ from medexp.core.errors import UsageError, did_you_mean
 
 # Groups of which several options may be chosen, or none.
 _SEVERAL = ("callbacks", "metrics")
-_FILLED_IN = "axes"
+_FILLED_IN = ("axes", "options")
 
 
 def check_sweep(sweep: Sweep, experiment: Experiment | None, groups: Sequence[str]) -> None:
@@ -94,8 +94,8 @@ def check_overrides(sweep: Sweep, known: DictConfig, groups: Sequence[str]) -> N
         key = override.key_or_group
         if key in groups or is_hydras(key) or _is_of_own_object(key, sweep):
             continue
-        if key.split(".")[0] == _FILLED_IN:
-            raise UsageError(f"{override.input_line}: {_FILLED_IN} is filled in by medexp; remove it")
+        if (root := key.split(".")[0]) in _FILLED_IN:
+            raise UsageError(f"{override.input_line}: {root} is filled in by medexp; remove it")
         if not is_known(key, known):
             near = did_you_mean(key, [*all_keys(known), *groups])
             raise UsageError(f"{override.input_line}: there is no key {key}{near}")

@@ -17,8 +17,8 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.version import VersionBase
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from platformdirs import user_cache_path
 
 from medexp.cli.checks import check_options, check_overrides, check_sweep
@@ -145,7 +145,7 @@ class Composer:
             for override in values:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         else:
-            config = hydra_compose(TOP, overrides=[*self._fixed(), *job])
+            config = _composed([*self._fixed(), *job])
         check_kinds(plain(config, resolve=False), plain(known, resolve=False))
         return config
 
@@ -155,10 +155,10 @@ class Composer:
     def _with_options(self, chosen: Sequence[str]) -> DictConfig:
         """The configuration with these options and the experiment's values, which are checked."""
         if self.experiment is None:
-            return hydra_compose(TOP, overrides=[*self._fixed(), *chosen])
-        base = hydra_compose(TOP, overrides=[*self.search_path(), *self._choices(), *chosen])
+            return _composed([*self._fixed(), *chosen])
+        base = _composed([*self.search_path(), *self._choices(), *chosen])
         check_keys(self.experiment.body, base, self.experiment.path)
-        config = hydra_compose(TOP, overrides=[*self._fixed(), *chosen])
+        config = _composed([*self._fixed(), *chosen])
         check_kinds(plain(config, resolve=False), plain(base, resolve=False))
         return config
 
@@ -209,6 +209,27 @@ class Composer:
                 f"{_FOLD_ALL} needs one number of folds (dataset.split.n_folds), got {found}; give the folds"
             )
         return n_folds
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes, with the names of the chosen options."""
+    config = hydra_compose(TOP, overrides=list(overrides), return_hydra_config=True)
+    name_options(config, config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def name_options(config: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Let a configuration say which option was chosen of each of medexp's groups.
+
+    Args:
+        config: Gets the names under `options`.
+        choices: Hydra's own account, with its own groups.
+    """
+    config.options = {
+        group: option for group, option in sorted(choices.items()) if group in config and isinstance(option, str)
+    }
 
 
 def finish(config: DictConfig, *, axes: Mapping[str, str]) -> DictConfig:
@@ -273,6 +294,11 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
         texts.append(str(error))
+    if isinstance(error, InterpolationKeyError):
+        group = str(error.full_key).split(".")[0]
+        return (
+            f"{error.full_key} does not go with the other options: {texts[-1].splitlines()[0]}; choose another {group}"
+        )
     told = "\n".join(dict.fromkeys((texts[0], texts[-1]))).split("Config search path:")[0]
     lines = [line.strip() for line in told.splitlines()]
     kept = [line for line in lines if line and not line.startswith("object_type=")]

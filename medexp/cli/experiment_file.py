@@ -18,6 +18,7 @@ OPEN_OBJECTS = ("callbacks", "metrics", "loss.terms")
 OPEN_VALUES = ("task.regions", "loss.weights")
 _CHAIN = "post_processing"
 _NOT_HERE = {
+    "options": "which medexp fills in with the chosen options; remove it",
     "axes": "which medexp fills in with the overrides of each run; remove it",
     "hydra": "which has no effect in an experiment; give it on the command line, e.g. hydra/launcher=joblib",
 }

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
-from medexp.cli.composition import TOP, Composer, finish, quoted
+from medexp.cli.composition import TOP, Composer, finish, name_options, quoted
 from medexp.cli.overrides import axes_of
 from medexp.core.config import is_place
 from medexp.core.errors import MedexpError, RunInterruptedError, UsageError
@@ -101,11 +101,13 @@ def train_job(config: DictConfig, *, sweeper: int) -> Failure | None:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    axes = axes_of(HydraConfig.get().overrides.task)
+    hydra = HydraConfig.get()
+    axes = axes_of(hydra.overrides.task)
     name = axes_name(axes)
     try:
         from medexp.engine.fit import train
 
+        name_options(config, hydra.runtime.choices)
         train(finish(config, axes=axes))
     except RunInterruptedError as error:
         if os.getpid() == sweeper:

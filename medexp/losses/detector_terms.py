@@ -22,18 +22,24 @@ class DetectorTerms(nn.Module):
             raise UsageError(f"loss.weights needs weights >= 0, one of them above 0, got {dict(weights)}")
         self.weights = dict(weights)
 
-    def forward(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, terms: Mapping[str, Tensor] | Tensor, target: object = None) -> dict[str, Tensor]:
         """The weighted terms.
 
         Args:
             terms: What the detector computed.
+            target: Nothing; the detector has seen what it should find.
 
         Returns:
             The terms by name; their sum is the loss.
 
         Raises:
-            UsageError: A term has no weight, or a weight no term.
+            UsageError: A term has no weight, or a weight no term, or the task computes no terms.
         """
+        if not isinstance(terms, Mapping):
+            raise UsageError(
+                "loss=detector_terms weighs what a detector computes itself, and this task compares maps; choose "
+                "another loss, or task=instance/detect"
+            )
         if terms.keys() != self.weights.keys():
             raise UsageError(
                 f"loss.weights needs a weight for each term of the detector, {sorted(terms)}, "

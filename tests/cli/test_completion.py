@@ -46,7 +46,7 @@ def test_completion_knows_the_options_of_the_experiment(here: Path) -> None:
 def test_completion_knows_options_of_ones_own(here: Path) -> None:
     (here / "conf" / "loss").mkdir(parents=True)
     (here / "conf" / "loss" / "mine.yaml").write_text("_target_: my_losses.Mine\nalpha: 0.5\n")
-    assert _completions("medexp train -cd conf loss=m") == ["loss=mine"]
+    assert _completions("medexp train -cd conf loss=mi") == ["loss=mine"]
 
 
 @pytest.mark.parametrize("line", ["medexp status ", "medexp train nosuchexperiment loss", "medexp train [ loss="])

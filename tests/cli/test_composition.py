@@ -39,11 +39,13 @@ def _refusal(*overrides: str) -> str:
         ("trainer=null", "trainer takes the name of an option, got null (known: default)"),
         ("optimizer.lr.x=1", "there is no key optimizer.lr.x; did you mean optimizer.lr"),
         ("axes={loss: dice}", "axes is filled in by medexp"),
+        ("options.loss=dice", "options is filled in by medexp"),
         ("~loss", "~loss: an experiment needs its loss"),
         ("~callbacks", "~callbacks: an experiment needs its callbacks; write callbacks=[]"),
         ("~seed", "~seed: seed cannot be removed"),
         ("~optimizer.lr", "~optimizer.lr: optimizer.lr cannot be removed"),
         ("metrics=[]", "metrics is empty; choose one at least"),
+        ("task=detection/density", "loss.terms.dice.sigmoid does not go with the other options: Interpolation key"),
     ],
 )
 def test_an_override_of_what_does_not_exist_is_refused_with_the_nearest_name(
@@ -150,7 +152,7 @@ def test_the_configuration_is_what_hydra_composes(overrides: list[str], here: Pa
     mine, theirs = (OmegaConf.to_container(node) for node in (config, hydras))
     assert isinstance(mine, dict)
     assert isinstance(theirs, dict)
-    for filled_in in ("axes", "paths", "post_processing"):
+    for filled_in in ("axes", "options", "paths", "post_processing"):
         del mine[filled_in], theirs[filled_in]
     assert repr(mine) == repr(theirs)
 

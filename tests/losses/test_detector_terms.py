@@ -41,6 +41,11 @@ def test_a_term_without_a_weight_and_a_weight_without_a_term_are_refused(changed
         DetectorTerms(weights=weights)(values())
 
 
+def test_maps_are_refused():
+    with pytest.raises(UsageError, match="this task compares maps; choose another loss"):
+        DetectorTerms(weights=dict.fromkeys(TERMS, 1.0))(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4))
+
+
 @pytest.mark.parametrize("weights", [{}, {"loss_mask": 0.0}, {"loss_mask": -1.0, "loss_objectness": 1.0}])
 def test_weights_that_train_nothing_or_are_negative_are_refused(weights):
     with pytest.raises(UsageError, match="needs weights >= 0, one of them above 0"):

@@ -15,6 +15,7 @@ from medexp.core.objects import Objects
 from medexp.core.types import Annotation, Batch, Case, Image, Kind
 from medexp.losses.deep_supervision import DeepSupervision
 from medexp.losses.ignore_index import IgnoreIndex
+from medexp.losses.mse import MeanSquaredError
 from medexp.models.adapter import build_model
 from medexp.post_processing.peaks import Peaks
 from medexp.tasks.density import DensityDetection, density_of
@@ -23,7 +24,7 @@ LABELS = {0: "background", 3: "round", 7: "long"}
 
 
 def task_of(*, labels=LABELS, sigma_px: float = 2.0, scale: float = 100.0) -> DensityDetection:
-    loss = DeepSupervision(loss=IgnoreIndex(loss=torch.nn.MSELoss(), ignore_index=None), decay=0.5)
+    loss = DeepSupervision(loss=IgnoreIndex(loss=MeanSquaredError(), ignore_index=None), decay=0.5)
     return DensityDetection(labels=labels, loss=loss, sigma_px=sigma_px, scale=scale)
 
 
