@@ -295,10 +295,8 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
         texts.append(str(error))
     if isinstance(error, InterpolationKeyError):
-        group = str(error.full_key).split(".")[0]
-        return (
-            f"{error.full_key} does not go with the other options: {texts[-1].splitlines()[0]}; choose another {group}"
-        )
+        missing = texts[-1].splitlines()[0]
+        return f"{error.full_key} reads what is not there ({missing}); choose options that go together"
     told = "\n".join(dict.fromkeys((texts[0], texts[-1]))).split("Config search path:")[0]
     lines = [line.strip() for line in told.splitlines()]
     kept = [line for line in lines if line and not line.startswith("object_type=")]

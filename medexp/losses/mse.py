@@ -14,6 +14,9 @@ class MeanSquaredError(nn.Module):
         UsageError: When called: what is wanted are classes and no map of numbers.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, maps: Tensor, target: Tensor) -> Tensor:
         """The error.
 

@@ -45,7 +45,10 @@ def _refusal(*overrides: str) -> str:
         ("~seed", "~seed: seed cannot be removed"),
         ("~optimizer.lr", "~optimizer.lr: optimizer.lr cannot be removed"),
         ("metrics=[]", "metrics is empty; choose one at least"),
-        ("task=detection/density", "loss.terms.dice.sigmoid does not go with the other options: Interpolation key"),
+        (
+            "task=detection/density",
+            "loss.terms.dice.sigmoid reads what is not there (Interpolation key 'task.sigmoid' not found)",
+        ),
     ],
 )
 def test_an_override_of_what_does_not_exist_is_refused_with_the_nearest_name(

@@ -91,7 +91,7 @@ def test_what_a_file_cannot_mean_is_refused_with_the_file_and_the_remedy(
         ("defaults: [{override /loss: dise}]\n", "loss=dise: no such option; did you mean dice?"),
         ("optimizer: {lr: fast}\n", 'optimizer.lr needs a number, got "fast"'),
         ("seed: 1.5\n", "seed needs a whole number from 0 on, got 1.5"),
-        ("optimizer: {lr: '${nope}'}\n", "full_key: optimizer.lr"),
+        ("optimizer: {lr: '${nope}'}\n", "optimizer.lr reads what is not there (Interpolation key 'nope' not found)"),
         (
             "post_processing: [argmax, keep_largst]\n",
             "post_processing[1] is keep_largst: no such step; did you mean ke",
