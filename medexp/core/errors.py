@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from medexp.core.faults import Fault
+
 
 class MedexpError(Exception):
     """An error whose message is written for the user; the command line prints it without a traceback."""
@@ -19,7 +21,20 @@ class UsageError(MedexpError):
 
 
 class DataError(MedexpError):
-    """A file or a case is not what its source promises."""
+    """A file or a case is not what its source promises.
+
+    Attributes:
+        faults: What is wrong, one by one; empty where the message alone says it.
+    """
+
+    faults: tuple[Fault, ...] = ()
+
+    @classmethod
+    def of(cls, *faults: Fault) -> DataError:
+        """An error that tells these faults, a line each."""
+        error = cls("\n".join(map(str, faults)))
+        error.faults = faults
+        return error
 
 
 class RecordError(MedexpError):

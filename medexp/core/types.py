@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from medexp.core.errors import DataError
+from medexp.core.faults import Fault
 from medexp.core.geometry import Geometry, Placement
 from medexp.core.objects import Objects
 
@@ -51,6 +52,8 @@ class Case:
         references: Files of the annotation by name ("mask", "instances", ...).
         split: "train", "val" or "test" where the dataset prescribes it.
         fold: Number of the fold where the dataset prescribes it.
+        facts: What a table says of the case (boxes, labels, a spacing), as plain values; part of its content.
+        faults: What was found wrong while the case was listed; it cannot be read then.
     """
 
     case_id: str
@@ -59,6 +62,8 @@ class Case:
     references: Mapping[str, Path] = field(default_factory=dict)
     split: str | None = None
     fold: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -107,6 +112,9 @@ class Image:
 @runtime_checkable
 class Source(Protocol):
     """A dataset on disk: it lists its cases and reads one.
+
+    A case that is listed wrongly (its label is missing, its row cannot be read) is listed with its faults, so that one
+    pass can tell what is wrong with all of them; `cases` itself fails only where nothing can be listed.
 
     Attributes:
         name: Name of the dataset.

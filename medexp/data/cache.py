@@ -49,12 +49,13 @@ class PreparedCases:
         self._kept_bytes = 0
 
     def content_hash(self, case: Case) -> str:
-        """Hash of the bytes of all files of a case."""
+        """Hash of the bytes of all files of a case and of what a table says of it."""
         if case.case_id not in self._contents:
             absent = [str(path) for path in case.files if not path.is_file()]
             if absent:
                 raise DataError(f"case {case.case_id}: {', '.join(absent)} is missing; restore it or remove the case")
-            self._contents[case.case_id] = hash_plain([hash_file(path) for path in case.files])
+            files = [hash_file(path) for path in case.files]
+            self._contents[case.case_id] = hash_plain([*files, dict(case.facts)] if case.facts else files)
         return self._contents[case.case_id]
 
     def load(self, case: Case) -> tuple[Prepared, np.ndarray]:
