@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests train without a tracker, unless they are about it; processes that they start inherit this.
+os.environ["WANDB_MODE"] = "disabled"
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:

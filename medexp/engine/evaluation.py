@@ -20,6 +20,7 @@ from medexp.core.types import Batch, EvidenceRow, Metric, Prediction
 from medexp.engine.module import Experiment
 from medexp.engine.overlays import draw_overlay
 from medexp.engine.signals import StopRequest
+from medexp.engine.tracking import Tracking
 
 _OF_SINGLE_OBJECTS = ("score", "outcome", "threshold")
 
@@ -32,13 +33,23 @@ class CaseFiles(pl.Callback):
         drawn: Ids of the cases that are drawn.
         save_predictions: Write the prediction of every case.
         stop: Set by SIGTERM or Ctrl-C; the evaluation ends between two cases.
+        tracking: Is told the cases that are drawn.
     """
 
-    def __init__(self, *, folder: RunFolder, drawn: Sequence[str], save_predictions: bool, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        *,
+        folder: RunFolder,
+        drawn: Sequence[str],
+        save_predictions: bool,
+        stop: StopRequest,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.folder = folder
         self.drawn = frozenset(drawn)
         self.save_predictions = save_predictions
         self.stop = stop
+        self.tracking = tracking
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals, which Lightning would not pass on."""
@@ -59,6 +70,8 @@ class CaseFiles(pl.Callback):
         for image, prediction, reference in zip(batch.images_read, outputs["predictions"], references, strict=True):
             if prediction.case_id in self.drawn:
                 draw_overlay(image, prediction, reference, self.folder.overlays)
+                if self.tracking is not None:
+                    self.tracking.case(image, prediction, reference)
             if self.save_predictions:
                 save_prediction(prediction, self.folder.predictions)
         if trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.core import environment
 from medexp.core.config import comparable, plain
-from medexp.core.errors import RecordError, RunInterruptedError
+from medexp.core.errors import MedexpError, RecordError, RunInterruptedError
 from medexp.core.files import write_text
 from medexp.core.hardware import available_cores
 from medexp.core.hashing import hash_plain
-from medexp.core.instantiate import targets, trust_folders, user_module_file
+from medexp.core.instantiate import instantiate, targets, trust_folders, user_module_file
 from medexp.core.record import Record, RunFolder, Status, changes, now, run_folder
 from medexp.core.schema import check_values
 from medexp.engine.build import build
@@ -29,6 +30,7 @@ from medexp.engine.process import determinism_note, keep_freed_memory
 from medexp.engine.processes import Processes
 from medexp.engine.run import Run
 from medexp.engine.study import Study
+from medexp.engine.tracking import Outcome, Tracking, described
 from medexp.engine.work import Work, configured_process
 
 
@@ -90,7 +92,8 @@ class _Job:
         self.folder = folder
         self.processes = processes
         self.plain = plain(config)
-        self.work = Work(config, folder, processes)
+        self.tracking: Tracking = instantiate(config.tracking, "tracking")
+        self.work = Work(config, folder, processes, tracking=self.tracking)
         self.parts = self.work.parts
         self.record = self._new_record()
 
@@ -103,6 +106,7 @@ class _Job:
             return Run(self.folder.path)
         self.work.try_patch()
         self._write_start()
+        self._track()
         with self._recorded(), self.processes.started(self.plain, self.folder), self.work.stop.listening():
             self._fit()
             self._judge()
@@ -160,6 +164,7 @@ class _Job:
 
     def _continue(self, old: Record) -> None:
         self.record.started, self.record.seconds, self.record.notes = old.started, old.seconds, list(old.notes)
+        self.record.wandb_id = old.wandb_id
 
     def _set_aside(self) -> None:
         """Keep the old run under another name; the lock and the log stay."""
@@ -179,6 +184,8 @@ class _Job:
         if state:
             self.record.fingerprint["commit"] = state["commit"]
             write_text(self.folder.path / "code.diff", state["diff"])
+        if self.tracking.is_on and self.record.wandb_id is None:
+            self.record.wandb_id = secrets.token_hex(4)
         self.folder.write(self.record)
         data = self.parts.data
         LOGGER.info(
@@ -199,18 +206,31 @@ class _Job:
         try:
             yield
         except (RunInterruptedError, KeyboardInterrupt, SystemExit) as error:
-            self._end(Status.KILLED, str(error) or type(error).__name__)
+            self._end(Status.KILLED, str(error) or type(error).__name__, exit_code=1)
             raise
         except BaseException as error:
             LOGGER.debug("failed", exc_info=True)
-            self._end(Status.FAILED, f"{type(error).__name__}: {error}")
+            exit_code = error.exit_code if isinstance(error, MedexpError) else 1
+            self._end(Status.FAILED, f"{type(error).__name__}: {error}", exit_code=exit_code)
             raise
         else:
-            self._end(Status.FINISHED, None)
+            self._end(Status.FINISHED, None, exit_code=0)
 
-    def _end(self, status: Status, error: str | None) -> None:
+    def _end(self, status: Status, error: str | None, *, exit_code: int) -> None:
         self.record.status, self.record.error, self.record.ended = status, error, now()
         self.folder.write(self.record)
+        cases = Run(self.folder.path).cases if self.record.results else None
+        self.tracking.end(exit_code, Outcome(status.value, self.record.results, cases))
+
+    def _track(self) -> None:
+        """Tell the tracker of this run what it may know."""
+        if not self.tracking.is_on:
+            return
+        study, data = Study(Path(self.config.paths.runs), self.config.study), self.parts.data
+        salt = study.pin("case_salt", lambda: (secrets.token_hex(16), "hides the ids of cases from trackers"))
+        rename = self.tracking.names_of(data.cases, salt=salt)
+        run = described(self.record, self.plain, self.parts.module, folder=self.folder.path, rename=rename)
+        self.tracking.begin(run, public=data.source.public, rename=rename)
 
     def _fit(self) -> None:
         newest = CheckpointFolder(self.folder.checkpoints).newest()

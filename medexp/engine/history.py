@@ -6,7 +6,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from medexp.core.files import write_text
 from medexp.core.record import RunFolder
 from medexp.core.types import Batch
 from medexp.engine.module import Experiment
+from medexp.engine.tracking import Tracking
 
 _FLUSH_BATCHES = 50
 
@@ -34,11 +35,13 @@ class History(pl.Callback):
     Args:
         folder: The run's folder.
         writes: Whether this process writes.
+        tracking: Is told what is written.
     """
 
-    def __init__(self, folder: RunFolder, *, writes: bool = True) -> None:
+    def __init__(self, folder: RunFolder, *, writes: bool = True, tracking: Tracking | None = None) -> None:
         self.folder = folder
         self.writes = writes
+        self.tracking = tracking
         self._pending: list[dict[str, Any]] = []
         self._lr = float("nan")
 
@@ -78,6 +81,8 @@ class History(pl.Callback):
         """Write the history up to this epoch."""
         self.flush()
         self.write_csv()
+        if self.tracking is not None:
+            self.tracking.epoch(epoch_table(read_steps(self.folder.steps)).iloc[-1].to_dict())
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -116,13 +121,15 @@ class History(pl.Callback):
             frame = epoch_table(read_steps(self.folder.steps))
             write_text(self.folder.history, frame.to_csv(index=False))
 
-    def _append(self, rows: Iterable[dict[str, Any]]) -> None:
+    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
         if not self.writes:
             return
         with self.folder.steps.open("a") as stream:
             stream.writelines(f"{json.dumps(row)}\n" for row in rows)
             stream.flush()
             os.fsync(stream.fileno())
+        if self.tracking is not None:
+            self.tracking.batches(rows)
 
 
 def _means_over_processes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

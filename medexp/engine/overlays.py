@@ -33,7 +33,7 @@ from medexp.engine._overlay_parts import (
     has_places,
     looks_of,
 )
-from medexp.engine._overlay_planes import planes_of
+from medexp.engine._overlay_planes import Plane, planes_of
 
 _DPI = 200
 _BOX_INCH = 3.2
@@ -44,7 +44,28 @@ _CAPTION_ROW_INCH = 0.15
 _LETTER_INCH = 0.075
 _WINDOW_SAMPLES = 1_000_000
 
-__all__ = ["PALETTE", "ShownSlice", "draw_overlay", "overlay_figure", "safe_name", "shown_slices"]
+__all__ = ["PALETTE", "ShownBox", "ShownSlice", "draw_overlay", "overlay_figure", "safe_name", "shown_slices"]
+
+
+@dataclass(frozen=True)
+class ShownBox:
+    """An object without an area of its own, in shares of the picture's width and height from its upper left corner.
+
+    Attributes:
+        left: Share of the width.
+        top: Share of the height.
+        right: Share of the width; that of `left` for an object without extent.
+        bottom: Share of the height.
+        number: Place of the class in `ShownSlice.classes`, from 1 on.
+        score: Confidence from 0 to 1.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    number: int
+    score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +78,18 @@ class ShownSlice:
             mask or instances.
         prediction: The same of the prediction.
         classes: Names of the classes.
+        referred_boxes: Objects of the reference that the plane meets and that are no instances.
+        predicted_boxes: The same of the prediction.
+        caption: What holds for the whole image, by the reference and by the prediction; empty where nothing does.
     """
 
     picture: Float[np.ndarray, "rows columns"]
     reference: Integer[np.ndarray, "rows columns"] | None
     prediction: Integer[np.ndarray, "rows columns"] | None
     classes: tuple[str, ...]
+    referred_boxes: tuple[ShownBox, ...] = ()
+    predicted_boxes: tuple[ShownBox, ...] = ()
+    caption: str = ""
 
 
 def draw_overlay(
@@ -185,15 +212,34 @@ def shown_slices(
     _check(image, prediction, reference, channel)
     low, high = _window(image.pixels[channel])
     names = tuple(looks_of(prediction, reference))
+    said = {"reference": [] if reference is None else caption_of(reference, with_scores=False)}
+    said["prediction"] = caption_of(prediction, with_scores=True)
     return [
         ShownSlice(
             picture=np.clip((plane.cut(image.pixels[channel], lead=0) - low) / (high - low), 0.0, 1.0),
             reference=None if reference is None else class_numbers(reference, plane, names),
             prediction=class_numbers(prediction, plane, names),
             classes=names,
+            referred_boxes=() if reference is None else _boxes(reference, plane, names),
+            predicted_boxes=_boxes(prediction, plane, names),
+            caption="; ".join(f"{who}: {', '.join(lines)}" for who, lines in said.items() if lines),
         )
         for plane in planes_of(image.geometry, prediction, reference)
     ]
+
+
+def _boxes(shown: Prediction, plane: Plane, names: tuple[str, ...]) -> tuple[ShownBox, ...]:
+    if shown.objects is None or shown.instances is not None:
+        return ()
+    by_value = {structure.value: names.index(structure.name) + 1 for structure in shown.classes}
+    objects = shown.objects.select(plane.crosses(shown.objects) & np.isin(shown.objects.labels, list(by_value)))
+    height, width = plane.size_mm(shown.geometry)
+    corners = np.hstack(plane.place(objects, shown.geometry)) / np.array([width, height, width, height])
+    numbers = [by_value[value] for value in objects.labels.tolist()]
+    of_boxes = zip(np.clip(corners, 0.0, 1.0).tolist(), numbers, objects.scores.tolist(), strict=True)
+    return tuple(
+        ShownBox(left, top, right, bottom, number, score) for (left, top, right, bottom), number, score in of_boxes
+    )
 
 
 def _check(image: Image, prediction: Prediction, reference: Prediction | None, channel: int) -> None:

@@ -22,6 +22,7 @@ from medexp.engine.process import pinned_process
 from medexp.engine.processes import Processes
 from medexp.engine.run import load_results_checkpoint
 from medexp.engine.signals import StopRequest
+from medexp.engine.tracking import Tracking
 from medexp.models.adapter import fit_size
 
 
@@ -42,12 +43,16 @@ class Work:
         config: A finished configuration, its `auto` values resolved.
         folder: The run's folder.
         processes: This process and the others.
+        tracking: Is told of the run by the first process.
     """
 
-    def __init__(self, config: DictConfig, folder: RunFolder, processes: Processes) -> None:
+    def __init__(
+        self, config: DictConfig, folder: RunFolder, processes: Processes, *, tracking: Tracking | None = None
+    ) -> None:
         self.config = config
         self.folder = folder
         self.processes = processes
+        self.tracking = tracking
         self.parts: Parts = build(config, processes=processes.world_size)
         self.stop = StopRequest()
         self._backend = _known_backend(config.trainer.compile)
@@ -66,7 +71,7 @@ class Work:
         """
         if self._backend is not None:
             self.parts.module.model.compile(backend=self._backend)
-        history = History(self.folder, writes=self.processes.is_first)
+        history = History(self.folder, writes=self.processes.is_first, tracking=self.tracking)
         newest = CheckpointFolder(self.folder.checkpoints).newest()
         trainer = self._trainer([history, *self._user_callbacks(), self._checkpoints(), *callbacks])
         trainer.fit(self.parts.module, datamodule=self.parts.data, ckpt_path=newest, weights_only=True)
@@ -92,6 +97,7 @@ class Work:
             drawn=chosen_cases(wanted, [case.case_id for case in data.parts.evaluated[1]]),
             save_predictions=self.config.save_predictions,
             stop=self.stop,
+            tracking=self.tracking,
         )
         trainer = self._trainer([files, *self._user_callbacks(), *callbacks])
         trainer.test(module, datamodule=data, verbose=False)

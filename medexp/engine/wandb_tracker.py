@@ -1,0 +1,267 @@
+"""Weights & Biases: the run's figures, table of cases and pictures, with nothing of the machine."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from shutil import rmtree
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+
+from medexp.core.errors import UsageError
+from medexp.engine.log import LOGGER
+from medexp.engine.overlays import ShownBox
+from medexp.engine.tracking import Outcome, Picture, TrackedRun
+
+Mode = Literal["online", "offline", "disabled"]
+_MODES = ("auto", "online", "offline")
+_LEAST_BOX = 0.01  # share of the picture from the middle to each side
+_STEP_AXES = {"batch/*": "step", "train/*": "epoch", "val/*": "epoch"}
+
+
+class WandbTracker:
+    """A run with Weights & Biases, in its offline format where the service cannot be reached.
+
+    wandb's own files go to the folder `wandb` of the run, to be sent later by `wandb sync`. Its account of the machine
+    (user, host, program, command line, working folder, installed packages, git remote), the terminal's output and the
+    code are left out.
+
+    Args:
+        project: Name of the project.
+        entity: User or team; None for the user's default.
+        mode: "online", "offline", or "auto": online where a key is known (WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or
+            netrc), else offline; WANDB_MODE is followed.
+        tags: Tags beside those of task, dataset, model and loss.
+        system_metrics: Whether use of processors, memory and network is told.
+        timeout_s: How long the service may take to answer before the run is kept offline, in seconds.
+
+    Raises:
+        UsageError: A knob has a value that has no meaning.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        entity: str | None,
+        mode: Literal["auto", "online", "offline"],
+        tags: Sequence[str],
+        system_metrics: bool,
+        timeout_s: float,
+    ) -> None:
+        if mode not in _MODES:
+            raise UsageError(f"tracking.tracker.mode needs {', '.join(_MODES)}, got {mode!r}")
+        if not timeout_s > 0:
+            raise UsageError(f"tracking.tracker.timeout_s needs a value above 0, got {timeout_s}")
+        self.project = project
+        self.entity = entity
+        self.mode = mode
+        self.tags = tuple(tags)
+        self.system_metrics = system_metrics
+        self.timeout_s = timeout_s
+        self._run: Any = None
+
+    def start(self, run: TrackedRun) -> None:
+        """Open the run, or go on with it.
+
+        Args:
+            run: What is known of it.
+        """
+        mode = self._mode()
+        if mode == "disabled":
+            return
+        import wandb
+
+        try:
+            self._run = self._open(run, mode)
+        except (wandb.errors.Error, OSError) as error:
+            if mode == "offline":
+                raise
+            LOGGER.warning(
+                "Weights & Biases cannot be reached; the run is kept offline: %s", " ".join(str(error).split())
+            )
+            self._run = self._open(run, "offline")
+        for pattern, axis in _STEP_AXES.items():
+            self._run.define_metric(axis, hidden=True)
+            self._run.define_metric(pattern, step_metric=axis)
+        self._log_table("model", run.layers)
+        self._run.summary["parameters"] = int(run.layers["parameters"].iloc[0])
+        where = f"offline; wandb sync {quote(str(Path(self._run.dir).parent))} sends it"
+        LOGGER.info("tracked by Weights & Biases: %s", where if self._run.offline else self._run.url)
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Figures of a step or of an epoch.
+
+        Args:
+            values: With the key "step" or "epoch", which is their axis.
+        """
+        if self._run is not None:
+            self._run.log(dict(values))
+
+    def show(self, picture: Picture) -> None:
+        """A picture with a layer of classes and boxes for reference and prediction.
+
+        Args:
+            picture: The picture.
+        """
+        if self._run is None:
+            return
+        import wandb
+
+        names = dict(enumerate(picture.slice.classes, start=1))
+        image = wandb.Image(
+            picture.grey,
+            caption=f"{picture.case} {picture.slice.caption}".strip(),
+            masks=_masks(picture, names),
+            boxes=_boxes(picture, names),
+        )
+        self._run.log({f"overlays/{picture.case}/{picture.number}": image})
+
+    def finish(self, exit_code: int, outcome: Outcome) -> None:
+        """Tell the results and close the run.
+
+        Args:
+            exit_code: 0 for a finished run.
+            outcome: What came out.
+        """
+        if self._run is None:
+            return
+        self._run.summary["status"] = outcome.status
+        for metric, by_label in outcome.results.items():
+            for label, value in by_label.items():
+                self._run.summary[f"results/{metric}/{label}"] = value
+        if outcome.cases is not None:
+            self._log_table("cases", outcome.cases)
+        folder = Path(self._run.dir).parent
+        self._run.finish(exit_code=exit_code)
+        self._run = None
+        _remove_logs(folder)
+
+    def _mode(self) -> Mode:
+        asked = os.environ.get("WANDB_MODE", "").lower()
+        if asked in ("offline", "disabled", "dryrun"):
+            return "disabled" if asked == "disabled" else "offline"
+        if self.mode in ("online", "offline"):
+            return self.mode
+        import wandb
+
+        return "online" if _is_logged_in(wandb.setup().settings.base_url) else "offline"
+
+    def _open(self, run: TrackedRun, mode: Mode) -> Any:
+        import wandb
+
+        run.folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            mode=mode,
+            silent=True,
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            host="",
+            init_timeout=self.timeout_s,
+            program="medexp",
+            program_relpath="medexp",
+            reinit="create_new",
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_stats=not self.system_metrics,
+            x_save_requirements=False,
+        )
+        with _own_hooks():
+            return wandb.init(
+                project=self.project,
+                entity=self.entity,
+                id=run.id,
+                resume="allow",
+                dir=run.folder,
+                group=run.study,
+                job_type="train",
+                name=run.name,
+                tags=[*run.tags, *self.tags],
+                config=dict(run.config),
+                settings=settings,
+            )
+
+    def _log_table(self, name: str, frame: pd.DataFrame) -> None:
+        import wandb
+
+        rows = frame.astype(object).where(frame.notna(), None).values.tolist()
+        table = wandb.Table(columns=list(frame.columns), data=rows, allow_mixed_types=True)
+        # A table that is bound already becomes a file of the run alone; else wandb makes an artifact of it, too, whose
+        # record names a folder of this machine.
+        table.bind_to_run(self._run, name, "summary")
+        self._run.log({name: table})
+
+
+def _remove_logs(folder: Path) -> None:
+    """Remove wandb's own logs of a run that ended well, which name folders of this machine."""
+    rmtree(folder / "logs", ignore_errors=True)
+    for link in folder.parent.glob("debug*.log"):
+        link.unlink(missing_ok=True)
+
+
+def _is_logged_in(base_url: str) -> bool:
+    """Whether there is a key for a server, where wandb looks for one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    named = os.environ.get("NETRC")
+    files = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    for file in files:
+        try:
+            if netrc.netrc(file).authenticators(urlsplit(base_url).hostname or "") is not None:
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+@contextmanager
+def _own_hooks() -> Iterator[None]:
+    """What Python calls at its end stays as it is; wandb replaces it, to learn an exit code that it is told here."""
+    kept = sys.excepthook, sys.exit
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.exit = kept
+
+
+def _masks(picture: Picture, names: Mapping[int, str]) -> dict[str, Any]:
+    of = {"prediction": picture.slice.prediction, "reference": picture.slice.reference}
+    return {
+        who: {"mask_data": numbers.astype(np.uint8), "class_labels": dict(names)}
+        for who, numbers in of.items()
+        if numbers is not None
+    }
+
+
+def _boxes(picture: Picture, names: Mapping[int, str]) -> dict[str, Any]:
+    of = {"prediction": picture.slice.predicted_boxes, "reference": picture.slice.referred_boxes}
+    return {
+        who: {"box_data": [_box(box) for box in boxes], "class_labels": dict(names)}
+        for who, boxes in of.items()
+        if boxes
+    }
+
+
+def _box(box: ShownBox) -> dict[str, Any]:
+    """A box as wandb has it; a place without extent gets one that can be seen."""
+    least = _LEAST_BOX if (box.left, box.top) == (box.right, box.bottom) else 0.0
+    return {
+        "position": {
+            "minX": max(box.left - least, 0.0),
+            "maxX": min(box.right + least, 1.0),
+            "minY": max(box.top - least, 0.0),
+            "maxY": min(box.bottom + least, 1.0),
+        },
+        "class_id": box.number,
+        "scores": {"score": box.score},
+    }
