@@ -6,7 +6,7 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench reproducibility clean
+.PHONY: help install demo test check format bench tour reproducibility clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
@@ -26,8 +26,8 @@ demo: $(INSTALLED)  ## train, judge and record on generated images, on a CPU in 
 	ls -1 runs/quickstart/default/cases.csv runs/quickstart/default/history.csv runs/quickstart/default/run.json \
 	  runs/quickstart/default/overlays/*
 
-test: $(INSTALLED)  ## run the tests (warnings are errors)
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## run the tests, one process a core (warnings are errors)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(INSTALLED)  ## format, lint, types, layers, docstrings
 	$(BIN)/ruff format --check .
@@ -38,6 +38,9 @@ check: $(INSTALLED)  ## format, lint, types, layers, docstrings
 
 bench: $(INSTALLED)  ## time a training step against a plain script (ROOT=folder of MSD Task04)
 	$(BIN)/python tests/bench/train_step.py $(if $(ROOT),--root $(ROOT))
+
+tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.md
+	$(BIN)/python tests/bench/tour.py
 
 reproducibility: $(INSTALLED)  ## say what is bitwise reproducible on this machine
 	$(BIN)/python tests/bench/reproducibility.py

@@ -100,6 +100,9 @@ class Tracker(Protocol):
     def finish(self, exit_code: int, outcome: Outcome) -> None:
         """Close the run; nothing follows."""
 
+    def abandon(self) -> None:
+        """Let go of what is left after a failure; nothing follows."""
+
 
 class Tracking:
     """Tells a tracker of a run in a thread of its own, so that it can neither fail nor delay the run.
@@ -248,7 +251,15 @@ class Tracking:
                     " ".join(str(error).split()),
                 )
                 LOGGER.debug("tracking failed", exc_info=True)
+                self._abandon()
                 return
+
+    def _abandon(self) -> None:
+        assert self.tracker is not None
+        try:
+            self.tracker.abandon()
+        except Exception:
+            LOGGER.debug("the tracker could not be abandoned", exc_info=True)
 
 
 def described(

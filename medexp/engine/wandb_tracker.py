@@ -52,7 +52,7 @@ class WandbTracker:
         *,
         project: str,
         entity: str | None,
-        mode: Literal["auto", "online", "offline"],
+        mode: str,
         tags: Sequence[str],
         system_metrics: bool,
         timeout_s: float,
@@ -144,6 +144,13 @@ class WandbTracker:
         self._run.finish(exit_code=exit_code)
         self._run = None
         _remove_logs(folder)
+
+    def abandon(self) -> None:
+        """Stop wandb's service, which may be broken, so that the next run of this process gets a new one."""
+        import wandb
+
+        self._run = None
+        wandb.teardown()
 
     def _mode(self) -> Mode:
         asked = os.environ.get("WANDB_MODE", "").lower()

@@ -77,7 +77,7 @@ def test_what_cannot_be_read_is_told_with_the_override(typed: str) -> None:
         "paths.runs=elsewhere",
         "study=first",
         "tracking=off",
-        "tracking.name=x",
+        "tracking.media=true",
         "on_change=new",
         "dataset.root=/data",
         "dataset.workers=4",

@@ -81,4 +81,4 @@ def test_a_missing_folder_of_a_dataset_is_told_with_the_remedy(here: Path) -> No
 
 
 def test_tracking_off_is_a_name_and_no_boolean(here: Path) -> None:
-    assert compose(None, ["tracking=off"]).tracking.name == "off"
+    assert compose(None, ["tracking=off"]).tracking.tracker is None
