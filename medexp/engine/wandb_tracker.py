@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from shutil import rmtree
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from medexp.core.errors import UsageError
+from medexp.core.wandb_login import wandb_login
 from medexp.engine.log import LOGGER
 from medexp.engine.overlays import ShownBox
 from medexp.engine.tracking import Outcome, Picture, TrackedRun
@@ -157,10 +156,9 @@ class WandbTracker:
         if asked in ("offline", "disabled", "dryrun"):
             return "disabled" if asked == "disabled" else "offline"
         if self.mode in ("online", "offline"):
-            return self.mode
-        import wandb
-
-        return "online" if _is_logged_in(wandb.setup().settings.base_url) else "offline"
+            return cast(Mode, self.mode)
+        login = wandb_login(environment=os.environ, home=Path.home(), folder=Path.cwd())
+        return "online" if login["logged_in"] else "offline"
 
     def _open(self, run: TrackedRun, mode: Mode) -> Any:
         import wandb
@@ -214,21 +212,6 @@ def _remove_logs(folder: Path) -> None:
     rmtree(folder / "logs", ignore_errors=True)
     for link in folder.parent.glob("debug*.log"):
         link.unlink(missing_ok=True)
-
-
-def _is_logged_in(base_url: str) -> bool:
-    """Whether there is a key for a server, where wandb looks for one."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    named = os.environ.get("NETRC")
-    files = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
-    for file in files:
-        try:
-            if netrc.netrc(file).authenticators(urlsplit(base_url).hostname or "") is not None:
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import torch
 
 from medexp.cli import doctor as doctor_module
 from medexp.cli.dependencies import Dependency, check_requirements, declared_requirements, dependency_findings
-from medexp.cli.doctor import allocator_note, doctor, folder_findings, shared_memory_findings, wandb_login
+from medexp.cli.doctor import allocator_note, doctor, folder_findings, shared_memory_findings
 from medexp.core.hardware import hardware_precision
+from medexp.core.wandb_login import wandb_login
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 

@@ -24,7 +24,7 @@ from medexp.cli.main import main
 from medexp.core.errors import MedexpError, UsageError
 from medexp.core.record import Status
 from medexp.engine.run import Run
-from medexp.engine.wandb_tracker import WandbTracker, _is_logged_in
+from medexp.engine.wandb_tracker import WandbTracker
 
 _TRACKED = ("tracking=wandb", "tracking.tracker.system_metrics=false", "tracking.every_steps=2", "overlays=1")
 _KNOBS: dict[str, Any] = {
@@ -233,15 +233,6 @@ def test_without_a_key_a_run_is_offline_and_nobody_is_asked(tmp_path: Path, monk
     assert WandbTracker(**_KNOBS)._mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert WandbTracker(**_KNOBS)._mode() == "disabled"
-
-
-def test_a_key_is_found_where_wandb_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "keys"
-    file.write_text(f"machine api.wandb.ai\n  login user\n  password {'0' * 40}\n")
-    file.chmod(0o600)
-    monkeypatch.setenv("NETRC", str(file))
-    assert _is_logged_in("https://api.wandb.ai")
-    assert not _is_logged_in("https://wandb.hospital.org")
 
 
 @pytest.mark.parametrize(
