@@ -15,12 +15,14 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medexp.core.errors import DataError
+from medexp.core.faults import Fault
 from medexp.core.geometry import Geometry
+from medexp.data.sources._file_faults import examples, is_there, missing, not_whole, unreadable, unusable_grid
 
 ENDINGS = (".nii.gz", ".nii")
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # codes of metres and micrometres; nibabel's affine is in the header's own unit
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     ValueError,
@@ -41,7 +43,7 @@ def stem(name: str) -> str | None:
 
 
 def read_nifti(
-    path: Path, *, where: str, dtype: type | None, header_tolerance_voxels: float | None
+    path: Path, *, where: str, dtype: type | None, header_tolerance_voxels: float | None, least_axes: int = 3
 ) -> tuple[Num[np.ndarray, "..."], Affine]:
     """Read voxels, scaled as the header says, and the affine in millimetres.
 
@@ -50,6 +52,7 @@ def read_nifti(
         where: Case and role of the file, the start of every error message.
         dtype: Type of the voxels; None keeps the file's own where the header does not scale.
         header_tolerance_voxels: How far a voxel's place by sform and by qform may differ; None does not ask.
+        least_axes: Fewest axes that the image may have.
 
     Returns:
         Voxels with the axes of the file, and the matrix from voxel index to millimetres.
@@ -57,19 +60,23 @@ def read_nifti(
     Raises:
         DataError: The file is missing, damaged, no NIfTI image of plain numbers, or unsure about its own grid.
     """
-    if not path.is_file():
-        raise DataError(f"{where}: {path} is missing; restore the file, or take the case out of the dataset")
+    if not is_there(path):
+        raise refusal(where, missing(path))
     try:
         nifti = nib.load(path)
-        _check_header(nifti, path, where, header_tolerance_voxels)
+        _check_header(nifti, path, where, header_tolerance_voxels, least_axes)
         with np.errstate(over="ignore", invalid="ignore"):  # what leaves the range becomes inf, which is refused later
             voxels = np.asarray(nifti.dataobj, dtype=dtype)
-    except _UNREADABLE as error:
-        raise DataError(
-            f"{where}: {path} should be a NIfTI image, but reading it failed ({type(error).__name__}: {error}); it may "
-            f"be truncated or something else under this name: copy or download it again"
-        ) from error
+    except UNREADABLE as error:
+        raise refusal(where, unreadable(path, error, kind="a whole NIfTI image")) from error
     return voxels, _affine_mm(nifti)
+
+
+def refusal(where: str, fault: Fault) -> DataError:
+    """The error of a file; the message starts with case and role."""
+    error = DataError(f"{where}: {fault}")
+    error.faults = (fault,)
+    return error
 
 
 def _affine_mm(nifti: Any) -> Affine:
@@ -78,37 +85,55 @@ def _affine_mm(nifti: Any) -> Affine:
     return affine
 
 
-def _check_header(nifti: Any, path: Path, where: str, tolerance_voxels: float | None) -> None:
-    """Refuse an image that has not three axes of plain numbers, or is unsure of its place in the world."""
+def _check_header(nifti: Any, path: Path, where: str, tolerance_voxels: float | None, least_axes: int) -> None:
+    """Refuse an image that has not enough axes of plain numbers, or is unsure of its place in the world."""
     if nifti.get_data_dtype().kind not in "iufb":
-        raise DataError(
-            f"{where}: {path} needs one plain number per voxel, got type {nifti.get_data_dtype()} (colour or complex); "
-            f"convert it to grey values, one channel per file"
+        raise refusal(
+            where,
+            Fault(
+                check="wrong_channels",
+                expected="one plain number per voxel",
+                found=f"type {nifti.get_data_dtype()} (colour or complex)",
+                remedy="convert it to grey values, one channel per file",
+                file=path,
+            ),
         )
-    if len(nifti.shape) < 3:
-        raise DataError(f"{where}: {path} needs shape (x, y, z), got {nifti.shape}; give a slice a third axis of 1")
+    if len(nifti.shape) < least_axes:
+        raise refusal(
+            where,
+            Fault(
+                check="wrong_dimensions",
+                expected=f"shape ({', '.join('xyz'[:least_axes])})",
+                found=f"{nifti.shape}",
+                remedy="give a slice a third axis of 1",
+                file=path,
+            ),
+        )
     if tolerance_voxels is not None:
         _check_forms(nifti, path, where, tolerance_voxels)
 
 
 def _check_forms(nifti: Any, path: Path, where: str, tolerance_voxels: float) -> None:
     """Refuse a header that states no place in the world, or two different ones."""
-    remedy = "correct the header, or accept nibabel's choice (sform before qform) with check_headers=false"
     sform, sform_code = nifti.get_sform(coded=True)
     qform, qform_code = nifti.get_qform(coded=True)
     if sform_code == 0 and qform_code == 0:
-        raise DataError(f"{where}: {path} needs sform_code or qform_code above 0, got 0 for both; {remedy}")
-    if sform_code == 0 or qform_code == 0:
+        expected, found = "sform_code or qform_code above 0", "0 for both"
+    elif sform_code == 0 or qform_code == 0:
         return
-    offset = grid_offset_voxels(nifti.shape[:3], sform, qform)
-    if not offset <= tolerance_voxels:
-        raise DataError(
-            f"{where}: sform and qform of {path} need to agree within {tolerance_voxels} voxels, got up to "
-            f"{offset:.3g} voxels apart; {remedy}"
-        )
+    else:
+        offset = grid_offset_voxels((*nifti.shape, 1)[:3], sform, qform)
+        if offset <= tolerance_voxels:
+            return
+        expected = f"sform and qform that agree within {tolerance_voxels} voxels"
+        found = f"up to {offset:.3g} voxels apart"
+    remedy = "correct the header, or accept nibabel's choice (sform before qform) with check_headers=false"
+    raise refusal(where, Fault("unsure_grid", expected, found, remedy, file=path))
 
 
-def grid_offset_voxels(shape: tuple[int, ...], affine: Affine, other: Affine) -> float:
+def grid_offset_voxels(
+    shape: tuple[int, ...], affine: Float[np.ndarray, "rows rows"], other: Float[np.ndarray, "rows rows"]
+) -> float:
     """Largest distance along an axis, in voxels of the first grid, between where two affines put the same voxel.
 
     The distance is linear in the voxel index, so the grid's corners hold its maximum. It is inf for a singular affine.
@@ -126,7 +151,7 @@ def geometry_of(shape: tuple[int, ...], affine: Affine, *, path: Path, where: st
     try:
         return Geometry(shape=tuple(shape), affine=affine)
     except DataError as error:
-        raise DataError(f"{where}: {path}: {error}") from error
+        raise refusal(where, unusable_grid(error, path)) from error
 
 
 def check_finite(voxels: Float[np.ndarray, "..."], *, path: Path, where: str) -> None:
@@ -134,9 +159,16 @@ def check_finite(voxels: Float[np.ndarray, "..."], *, path: Path, where: str) ->
     finite = np.isfinite(voxels)
     if not finite.all():
         first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), voxels.shape))
-        raise DataError(
-            f"{where}: {path} needs finite values, got {voxels.size - int(finite.sum())} of {voxels.size} that are NaN "
-            f"or beyond float32, the first at voxel {first}; replace them in the file"
+        raise refusal(
+            where,
+            Fault(
+                check="not_finite",
+                expected="finite values",
+                found=f"{voxels.size - int(finite.sum())} of {voxels.size} that are NaN or beyond float32, the first "
+                f"at voxel {first}",
+                remedy="replace them in the file",
+                file=path,
+            ),
         )
 
 
@@ -147,24 +179,21 @@ def label_ids(
 
     DataError where a value is not a whole number, or no declared id.
     """
-    if voxels.dtype.kind == "f":
-        broken = ~np.isfinite(voxels) | (voxels != np.rint(voxels))
-        if broken.any():
-            raise DataError(
-                f"{where}: {path} needs whole numbers, got {_examples(voxels[broken])} ({int(broken.sum())} voxels); "
-                f"labels may have been resampled with interpolation: make them again with nearest neighbour"
-            )
+    broken = not_whole(voxels, path)
+    if broken is not None:
+        raise refusal(where, broken)
     known = np.isin(voxels, sorted(declared))
     if not known.all():
-        found = _examples(voxels[~known])
-        hint = "; it looks like a mask saved as 0 and 255: save it as 0 and 1" if found == "255" else ""
-        raise DataError(
-            f"{where}: {path} needs the label ids {sorted(declared)}, got also {found} ({int((~known).sum())} voxels)"
-            f"{hint or '; declare them in dataset.json, or correct the file'}"
+        found = examples(voxels[~known])
+        hint = "it looks like a mask saved as 0 and 255: save it as 0 and 1" if found == "255" else ""
+        raise refusal(
+            where,
+            Fault(
+                check="undeclared_label",
+                expected=f"the label ids {sorted(declared)}",
+                found=f"also {found} ({int((~known).sum())} voxels)",
+                remedy=hint or "declare them in dataset.json, or correct the file",
+                file=path,
+            ),
         )
     return voxels.astype(np.uint8 if max(declared) <= 255 else np.int32)
-
-
-def _examples(values: np.ndarray, count: int = 5) -> str:
-    distinct = np.unique(values)
-    return ", ".join(f"{value:g}" for value in distinct[:count].tolist()) + (", ..." if len(distinct) > count else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from jaxtyping import Float32, Integer
 from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Geometry
 from medexp.core.types import Annotation, Case, Image
-from medexp.data.sources._manifest import Manifest
+from medexp.data.sources._dataset_json import IGNORE, DatasetJson
+from medexp.data.sources._listed import Groups
 from medexp.data.sources._nifti import (
+    ENDINGS,
     Affine,
     check_finite,
     geometry_of,
@@ -65,12 +66,15 @@ class MSD:
         self.public = public
         self.grid_tolerance_voxels = grid_tolerance_voxels
         self.check_headers = check_headers
-        self._group_pattern = None if group_pattern is None else _compile(group_pattern)
-        self._manifest = Manifest.read(Path(root).expanduser())
-        self.name = self._manifest.name
-        self.channels: tuple[str, ...] = self._manifest.channels
-        self.labels: Mapping[int, str] = self._manifest.labels
-        self.regions: Mapping[str, tuple[int, ...]] = self._manifest.regions
+        self.group_pattern = group_pattern
+        self._groups = Groups(group_pattern)
+        self._declared = DatasetJson.read(Path(root).expanduser(), endings=ENDINGS)
+        if self._declared.ignore_index is not None:
+            raise DataError(f"{root}/dataset.json declares an {IGNORE!r} label; read it with dataset=nnunet")
+        self.name = self._declared.name
+        self.channels: tuple[str, ...] = self._declared.channels
+        self.labels: Mapping[int, str] = self._declared.labels
+        self.regions: Mapping[str, tuple[int, ...]] = self._declared.regions
 
     def cases(self) -> list[Case]:
         """All training cases, in the order of the manifest's list or of their names.
@@ -87,7 +91,7 @@ class MSD:
                 images=entry.images,
                 references={"mask": entry.label},
             )
-            for entry in self._manifest.entries()
+            for entry in self._declared.entries()
         ]
 
     def read(self, case: Case) -> Image:
@@ -102,15 +106,13 @@ class MSD:
         return Image(case=case, pixels=pixels, annotation=annotation, geometry=geometry)
 
     def _group(self, case_id: str) -> str:
-        if self._group_pattern is None:
-            return case_id
-        match = self._group_pattern.search(case_id)
-        if match is None or not match[1]:
+        group, faults = self._groups.of(case_id)
+        if faults:
             raise DataError(
-                f"case {case_id}: group_pattern {self._group_pattern.pattern!r} needs to find a patient in the case "
-                f"id, got none; widen the pattern"
+                f"case {case_id}: group_pattern {self.group_pattern!r} needs to find a patient in the case id, "
+                f"got none; widen the pattern"
             )
-        return str(match[1])
+        return group
 
     def _read_image(self, case: Case) -> tuple[Float32[np.ndarray, "channels x y z"], Geometry]:
         where = f"case {case.case_id}, image"
@@ -166,13 +168,3 @@ class MSD:
                 f"{self.grid_tolerance_voxels} voxels, got {affine.tolist()}, up to {offset:.3g} voxels away; resample "
                 f"it to the image's grid, or correct the header"
             )
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"group_pattern {pattern!r} is no regular expression: {error}") from error
-    if compiled.groups != 1:
-        raise UsageError(f"group_pattern needs exactly one group in brackets, got {compiled.groups} in {pattern!r}")
-    return compiled

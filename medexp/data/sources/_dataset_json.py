@@ -15,7 +15,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from medexp.core.errors import DataError
-from medexp.data.sources._nifti import ENDINGS, stem
+from medexp.data.sources._pictures import PICTURES
+
+IGNORE = "ignore"
 
 
 @dataclass(frozen=True)
@@ -28,38 +30,44 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class DatasetJson:
     """What dataset.json declares.
 
     Attributes:
         root: Folder that holds dataset.json.
         content: The parsed file.
+        endings: Endings of the files that can be read.
         name: Name of the dataset, fit for a file name.
         channels: Names of the image channels, in order.
         labels: Name of each label id.
         regions: Ids of each region, where the dataset declares classes that overlap; else empty.
+        ignore_index: Label id of voxels that nobody annotated; None where there is none.
     """
 
     root: Path
     content: Mapping[str, Any]
+    endings: tuple[str, ...]
     name: str
     channels: tuple[str, ...]
     labels: Mapping[int, str]
     regions: Mapping[str, tuple[int, ...]]
+    ignore_index: int | None
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, endings: tuple[str, ...]) -> DatasetJson:
         """Read `root`/dataset.json; DataError where it is missing or does not declare channels and labels."""
         content = _load(root)
         name = content.get("name") if isinstance(content.get("name"), str) else ""
-        labels, regions = _labels(content, root / "dataset.json")
+        labels, regions, ignore_index = _labels(content, root / "dataset.json")
         return cls(
             root=root,
             content=content,
+            endings=endings,
             name=re.sub(r"[^\w-]+", "_", name or root.resolve().name).strip("_") or "dataset",
             channels=_channels(content, root / "dataset.json"),
             labels=labels,
             regions=regions,
+            ignore_index=ignore_index,
         )
 
     def entries(self) -> list[Entry]:
@@ -128,9 +136,9 @@ class Manifest:
     def _found(self) -> list[Entry]:
         """The cases of version 2, from the names in imagesTr and labelsTr; a case may lack one of its files."""
         ending = self.content.get("file_ending")
-        if not isinstance(ending, str) or ending.lower() not in ENDINGS:
+        if not isinstance(ending, str) or ending.lower() not in self.endings:
             raise DataError(
-                f"{self._file} needs file_ending {' or '.join(ENDINGS)}, got {_brief(ending)}; convert the images"
+                f"{self._file} needs file_ending {' or '.join(self.endings)}, got {_brief(ending)}; convert the images"
             )
         pattern = re.compile(rf"(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(ending)}", re.IGNORECASE)
         images: dict[tuple[str, int], Path] = {}
@@ -143,9 +151,11 @@ class Manifest:
                 )
             images[match["case"], int(match["channel"])] = path
         labels = {path.name[: -len(ending)]: path for path in self._files_in("labelsTr", ending)}
+        # A picture may hold the colours that are declared as channels.
+        in_one_file = ending.lower() in PICTURES and {channel for _, channel in images} == {0}
         entries = []
         for case_id in sorted({case for case, _ in images} | set(labels)):
-            expected = self._channel_files(self.root / "imagesTr" / case_id, ending)
+            expected = self._channel_files(self.root / "imagesTr" / case_id, ending)[: 1 if in_one_file else None]
             files = tuple(images.get((case_id, number), path) for number, path in enumerate(expected))
             entries.append(Entry(case_id, files, labels.get(case_id, self.root / "labelsTr" / f"{case_id}{ending}")))
         return entries
@@ -161,10 +171,12 @@ class Manifest:
         return tuple(prefix.with_name(f"{prefix.name}_{n:04d}{ending}") for n in range(len(self.channels)))
 
     def _case_id(self, path: Path) -> str:
-        case_id = stem(path.name)
-        if not case_id:
-            raise DataError(f"{self._file} needs files named *{' or *'.join(ENDINGS)}, got {path}; convert the file")
-        return case_id
+        ending = next((ending for ending in self.endings if path.name.lower().endswith(ending)), None)
+        if ending is None or len(path.name) == len(ending):
+            raise DataError(
+                f"{self._file} needs files named *{' or *'.join(self.endings)}, got {path}; convert the file"
+            )
+        return path.name[: -len(ending)]
 
     def _check_ids(self, entries: list[Entry]) -> None:
         twice = [case_id for case_id, n in Counter(entry.case_id for entry in entries).items() if n > 1]
@@ -207,25 +219,27 @@ def _channels(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(str(value[number]) for number in numbers)
 
 
-def _labels(content: Mapping[str, Any], path: Path) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
-    """Name of each id, and the ids of each region; version 1 writes {id: name}, version 2 {name: id or ids}."""
+def _labels(content: Mapping[str, Any], path: Path) -> tuple[dict[int, str], dict[str, tuple[int, ...]], int | None]:
+    """Name of each id, the ids of each region, and the id of voxels that nobody annotated.
+
+    Version 1 writes {id: name}, version 2 {name: id or ids}.
+    """
     value = content.get("labels")
     if not isinstance(value, dict) or not value:
         raise DataError(f"{path} needs a mapping under 'labels', got {_brief(value)}")
     by_id = all(key.isdecimal() for key in value)
     pairs = [(str(name), number) for number, name in value.items()] if by_id else list(value.items())
     ids = {name: _ids(number, path) for name, number in pairs}
-    if "ignore" in ids:
-        raise DataError(
-            f"{path} declares an 'ignore' label, which is not supported; give those voxels a label of their own"
-        )
+    ignored = ids.get(IGNORE)
+    if ignored is not None and (len(ignored) > 1 or ignored == (0,)):
+        raise DataError(f"{path} needs one id above 0 for {IGNORE!r}, got {list(ignored)}")
     named = [(number[0], name) for name, number in ids.items() if len(number) == 1]
     labels = {number: f"label_{number}" for numbers in ids.values() for number in numbers} | dict(named)
     if len(ids) != len(value) or len(dict(named)) != len(named) or 0 not in labels:
         raise DataError(f"{path} needs one name per label id and an id 0 for the background, got {_brief(value)}")
     overlapping = any(len(number) > 1 for number in ids.values())
-    regions = {name: number for name, number in ids.items() if number != (0,)} if overlapping else {}
-    return dict(sorted(labels.items())), regions
+    regions = {name: number for name, number in ids.items() if number not in ((0,), ignored)} if overlapping else {}
+    return dict(sorted(labels.items())), regions, None if ignored is None else ignored[0]
 
 
 def _ids(value: Any, path: Path) -> tuple[int, ...]:
