@@ -1,4 +1,4 @@
-"""The chain of post-processing as it is written in an experiment or on the command line, made whole."""
+"""Chains of steps as they are written in an experiment or on the command line, made whole."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from omegaconf import OmegaConf
 from medexp.cli.places import option_names
 from medexp.core.errors import UsageError, did_you_mean
 
-GROUP = "post_processing"
 
-
-def whole_steps(chain: Any, folders: Sequence[Path]) -> list[dict[str, Any]]:
+def whole_steps(key: str, chain: Any, folders: Sequence[Path], *, group: str) -> list[dict[str, Any]]:
     """Each step of a chain with all its knobs.
 
     Args:
+        key: Where the chain stands, for error messages.
         chain: List of steps: a name, a name with knobs (`{remove_small: {min_volume_mm3: 20}}`), or a step in full
             (with a `_target_` of its own). A step may occur twice.
         folders: Folders of options, the user's own first.
+        group: Folder of the steps' options.
 
     Returns:
         The steps in order.
@@ -29,21 +29,21 @@ def whole_steps(chain: Any, folders: Sequence[Path]) -> list[dict[str, Any]]:
         UsageError: A step or a knob does not exist.
     """
     if not isinstance(chain, list):
-        raise UsageError(f"{GROUP} needs a list of steps, e.g. [argmax,keep_largest], got {chain}")
-    return [_whole_step(item, f"{GROUP}[{position}]", folders) for position, item in enumerate(chain)]
+        raise UsageError(f"{key} needs a list of steps, e.g. [{option_names(group, folders)[0]}], got {chain}")
+    return [_whole_step(item, f"{key}[{position}]", folders, group) for position, item in enumerate(chain)]
 
 
-def _whole_step(item: Any, where: str, folders: Sequence[Path]) -> dict[str, Any]:
+def _whole_step(item: Any, where: str, folders: Sequence[Path], group: str) -> dict[str, Any]:
     if isinstance(item, Mapping) and "_target_" in item:
         return dict(item)
     if isinstance(item, str):
-        return _read_step(item, where, folders)
+        return _read_step(item, where, folders, group)
     if not isinstance(item, Mapping) or len(item) != 1:
         raise UsageError(
             f"{where} needs a step's name, or one name with its knobs ({{NAME: {{KNOB: VALUE}}}}), got {item}"
         )
     name, knobs = next(iter(item.items()))
-    step = _read_step(str(name), where, folders)
+    step = _read_step(str(name), where, folders, group)
     if not isinstance(knobs, Mapping | None):
         raise UsageError(f"{where} needs the knobs of {name} as a mapping ({{{name}: {{KNOB: VALUE}}}}), got {knobs}")
     for knob in knobs or {}:
@@ -55,12 +55,12 @@ def _whole_step(item: Any, where: str, folders: Sequence[Path]) -> dict[str, Any
     return {**step, **(knobs or {})}
 
 
-def _read_step(name: str, where: str, folders: Sequence[Path]) -> dict[str, Any]:
+def _read_step(name: str, where: str, folders: Sequence[Path], group: str) -> dict[str, Any]:
     for folder in folders:
-        file = folder / GROUP / f"{name}.yaml"
+        file = folder / group / f"{name}.yaml"
         if file.is_file():
             step = OmegaConf.to_container(OmegaConf.load(file))
             assert isinstance(step, dict)
             return {str(key): value for key, value in step.items()}
-    names = option_names(GROUP, folders)
+    names = option_names(group, folders)
     raise UsageError(f"{where} is {name}: no such step{did_you_mean(name, names)} (known: {', '.join(names)})")
