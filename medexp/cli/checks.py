@@ -9,9 +9,9 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from medexp.cli.experiment_file import OPEN_OBJECTS, OPEN_VALUES, Experiment, all_keys, is_known
+from medexp.cli.experiment_file import OPEN_OBJECTS, OPEN_VALUES, Experiment, all_keys, is_known, value_at
 from medexp.cli.overrides import Sweep, is_hydras
-from medexp.cli.places import option_names
+from medexp.cli.places import key_of, option_names
 from medexp.core.errors import UsageError, did_you_mean
 
 # Groups of which several options may be chosen, or none.
@@ -33,10 +33,10 @@ def check_sweep(sweep: Sweep, experiment: Experiment | None, groups: Sequence[st
     if experiment is None:
         return
     for key in sweep.swept:
-        values = experiment.body.get(key)
+        values = value_at(experiment.body, key)
         if key in groups and isinstance(values, Mapping):
             raise UsageError(
-                f"{experiment.path} sets {', '.join(f'{key}.{name}' for name in values)}, but {key} is swept, "
+                f"{experiment.path} sets {', '.join(f'{key_of(key)}.{name}' for name in values)}, but {key} is swept, "
                 f"so every {key} would get it; make an option file of it (conf/{key}/NAME.yaml in a folder given with "
                 "--config-dir) or sweep another group"
             )

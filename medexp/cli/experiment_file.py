@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
-from medexp.cli.places import experiment_name
+from medexp.cli.places import experiment_name, key_of
 from medexp.core.errors import UsageError, did_you_mean
 
 # Mappings whose keys are the user's own: of objects, and of values.
 OPEN_OBJECTS = ("callbacks", "metrics", "loss.terms")
-OPEN_VALUES = ("task.regions", "loss.weights")
+OPEN_VALUES = ("task.regions", "loss.weights", "dataset.checks")
 _CHAIN = "post_processing"
 _NOT_HERE = {
     "options": "which medexp fills in with the chosen options; remove it",
@@ -68,7 +68,8 @@ def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
     if chain is not None and not isinstance(chain, dict):
         body[_CHAIN] = {"steps": chain if isinstance(chain, list) else [chain]}
     inline = dict(_inline(body, choices, known, path))
-    body = {key: value for key, value in body.items() if key not in inline}
+    for group in inline:
+        body = _without(body, group.split("/"))
     return Experiment(path=path, name=experiment_name(path), choices=choices, inline=inline, body=body)
 
 
@@ -77,10 +78,11 @@ def _inline(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The groups that are given as an object with its own `_target_`."""
     for group in groups:
-        value = body.get(group)
+        value = value_at(body, group)
         if isinstance(value, str):
             raise UsageError(
-                f"{path} sets {group}: {value}; an option is chosen under defaults, as `- override /{group}: {value}`"
+                f"{path} sets {key_of(group)}: {value}; an option is chosen under defaults, as "
+                f"`- override /{group}: {value}`"
             )
         if not isinstance(value, dict) or "_target_" not in value or group == _CHAIN:
             continue
@@ -89,6 +91,21 @@ def _inline(
                 f"{path} chooses {group}={choices[group]} and defines {group} with a _target_ of its own; keep one"
             )
         yield group, value
+
+
+def value_at(body: Mapping[str, Any], group: str) -> Any:
+    """What an experiment's values say of the object of a group, or None."""
+    node: Any = body
+    for part in group.split("/"):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _without(body: Mapping[str, Any], parts: list[str]) -> dict[str, Any]:
+    """The values without those of the object at this place."""
+    first, *rest = parts
+    kept = {key: value for key, value in body.items() if key != first}
+    return {**kept, first: _without(body[first], rest)} if rest else kept
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -111,6 +111,8 @@ def axes_of(job: Sequence[str]) -> dict[str, str]:
 
     >>> axes_of(["loss='dice'", "optimizer.lr=1e-3", "study=first", "post_processing=[argmax]"])
     {'loss': 'dice', 'optimizer.lr': '0.001', 'post_processing': '[argmax]'}
+    >>> axes_of(["dataset/split=holdout"])
+    {'dataset.split': 'holdout'}
     """
     axes = {}
     for override in parse(job).parsed:
@@ -118,7 +120,7 @@ def axes_of(job: Sequence[str]) -> dict[str, str]:
         if is_place(name) or name == _OWN or is_hydras(name):
             continue
         prefix = "~" if override.is_delete() else ""
-        axes[prefix + (_CHAIN if name == f"{_CHAIN}.steps" else name)] = _plainly(override)
+        axes[prefix + (_CHAIN if name == f"{_CHAIN}.steps" else name.replace("/", "."))] = _plainly(override)
     return axes
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import medexp
 from medexp.core.errors import UsageError, did_you_mean
 
+# Groups inside an option: conf/dataset/split is one, while conf/task/instance holds options of task with longer names.
+INNER_GROUPS = ("dataset/preprocessing/normalisation", "dataset/split")
+
 
 def _shipped(name: str) -> Path:
     package = Path(medexp.__file__).resolve().parent
@@ -75,9 +78,24 @@ def option_names(group: str, folders: Iterable[Path]) -> list[str]:
         for folder in folders
         for file in (folder / group).rglob("*.yaml")
     }
-    return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("_"))
+    inner = tuple(f"{name.removeprefix(f'{group}/')}/" for name in INNER_GROUPS if name.startswith(f"{group}/"))
+    return sorted(
+        name for name in found if not name.rsplit("/", 1)[-1].startswith("_") and not (inner and name.startswith(inner))
+    )
 
 
 def groups(folders: Iterable[Path]) -> list[str]:
-    """Names of the option groups."""
-    return sorted({item.name for folder in folders if folder.is_dir() for item in folder.iterdir() if item.is_dir()})
+    """Names of the option groups, inner ones too."""
+    found = [folder for folder in folders if folder.is_dir()]
+    outer = {item.name for folder in found for item in folder.iterdir() if item.is_dir()}
+    inner = {name for folder in found for name in INNER_GROUPS if (folder / name).is_dir()}
+    return sorted(outer | inner)
+
+
+def key_of(group: str) -> str:
+    """Where the object of a group stands in the configuration.
+
+    >>> key_of("dataset/split")
+    'dataset.split'
+    """
+    return group.replace("/", ".")

@@ -99,9 +99,11 @@ def test_results_are_of_the_held_out_fold_where_there_is_no_test_part():
 
 def test_a_group_in_training_and_test_is_refused():
     cases = patients(10)
-    cases.append(replace(cases[4], case_id="again", split="test"))
-    with pytest.raises(DataError, match=r"group p4 stands in (train|val) and in test \(case again\)"):
+    cases += [replace(cases[number], case_id=f"again_{number}", split="test") for number in (4, 7)]
+    with pytest.raises(DataError, match=r"case again_4: it needs the part of its group p4, (train|val)") as told:
         KFold(n_folds=5, seed=0)(cases, fold=0)
+    assert [fault.case_id for fault in told.value.faults] == ["again_4", "again_7"]
+    assert {fault.check for fault in told.value.faults} == {"group_in_two_parts"}
 
 
 def test_a_group_in_two_prescribed_folds_is_refused():
