@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 
 from medexp.core.errors import DataError
 
@@ -63,20 +63,34 @@ class Geometry:
 class Placement:
     """How a network's grid was made from an image's grid, so that it can be undone.
 
-    The image's axes are permuted, some are flipped, and the result is resized to `resized_shape`; both grids cover the
-    same field of view.
+    A part of the image is kept, its axes are permuted, some are flipped, and the result is resized to `resized_shape`;
+    both grids cover the field of view of what was kept.
 
     Attributes:
         image_shape: Spatial shape on the image's own grid.
         permutation: `permutation[i]` is the image axis that became axis i.
         flipped: Axes (after the permutation) that were reversed.
         resized_shape: Spatial shape on the network's grid.
+        start: First voxel that was kept along each axis of the image; 0 unless given.
+        stop: The voxel behind the last one that was kept; the image's end unless given.
     """
 
     image_shape: tuple[int, ...]
     permutation: tuple[int, ...]
     flipped: tuple[int, ...]
     resized_shape: tuple[int, ...]
+    start: tuple[int, ...] = ()
+    stop: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", self.start or (0,) * len(self.image_shape))
+        object.__setattr__(self, "stop", self.stop or self.image_shape)
+        if not all(
+            0 <= first < end <= size for first, end, size in zip(self.start, self.stop, self.image_shape, strict=True)
+        ):
+            raise ValueError(
+                f"what is kept of {self.image_shape} needs 0 <= start < stop <= shape, got {self.start}..{self.stop}"
+            )
 
     @classmethod
     def identity(cls, shape: tuple[int, ...]) -> Placement:
@@ -84,23 +98,50 @@ class Placement:
         return cls(image_shape=shape, permutation=tuple(range(len(shape))), flipped=(), resized_shape=shape)
 
     @property
+    def kept_shape(self) -> tuple[int, ...]:
+        """Spatial shape of what was kept, on the image's own axes."""
+        return tuple(end - first for first, end in zip(self.start, self.stop, strict=True))
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether a part of the image was left out."""
+        return self.kept_shape != self.image_shape
+
+    @property
     def oriented_shape(self) -> tuple[int, ...]:
-        """Spatial shape after permutation, before resizing."""
-        return tuple(self.image_shape[axis] for axis in self.permutation)
+        """Spatial shape of what was kept after permutation, before resizing."""
+        return tuple(self.kept_shape[axis] for axis in self.permutation)
 
     def orient(self, array: np.ndarray) -> np.ndarray:
-        """Permute and flip the last axes of an array from the image's grid; a view where possible."""
+        """Crop, permute and flip the last axes of an array from the image's grid; a view where possible."""
         lead = array.ndim - len(self.permutation)
-        moved = array.transpose(*range(lead), *(lead + axis for axis in self.permutation))
+        kept = array[self._kept]
+        moved = kept.transpose(*range(lead), *(lead + axis for axis in self.permutation))
         return np.flip(moved, axis=tuple(lead + axis for axis in self.flipped)) if self.flipped else moved
 
-    def unorient(self, array: np.ndarray) -> np.ndarray:
-        """Undo `orient`."""
+    def unorient(
+        self, array: np.ndarray, *, outside: float | Float[np.ndarray, "channels"] = 0.0
+    ) -> Shaped[np.ndarray, "..."]:
+        """Undo `orient`.
+
+        Args:
+            array: Values on the oriented grid.
+            outside: Value of the voxels that were not kept, the same in each channel or one for each.
+
+        Returns:
+            Values on the image's own grid; a view where nothing was left out.
+        """
         lead = array.ndim - len(self.permutation)
         if self.flipped:
             array = np.flip(array, axis=tuple(lead + axis for axis in self.flipped))
         inverse = np.argsort(self.permutation)
-        return array.transpose(*range(lead), *(lead + int(axis) for axis in inverse))
+        kept = array.transpose(*range(lead), *(lead + int(axis) for axis in inverse))
+        if not self.is_cropped:
+            return kept
+        whole = np.empty((*array.shape[:lead], *self.image_shape), dtype=array.dtype)
+        whole[...] = np.reshape(outside, (*np.shape(outside), *[1] * len(self.permutation)))
+        whole[self._kept] = kept
+        return whole
 
     def to_network(self) -> tuple[Float[np.ndarray, "dims dims"], Float[np.ndarray, "dims"]]:
         """Matrix and offset that bring places from the image's grid to the network's (voxel i covers [i, i + 1))."""
@@ -108,13 +149,18 @@ class Placement:
         sign = np.array([-1.0 if axis in self.flipped else 1.0 for axis in range(len(self.permutation))])
         matrix = (scale * sign)[:, None] * np.eye(len(self.permutation))[list(self.permutation)]
         offset = np.where(sign < 0, np.array(self.resized_shape, dtype=np.float64), 0.0)
-        return matrix, offset
+        return matrix, offset - matrix @ np.array(self.start, dtype=np.float64)
 
     def to_image(self) -> tuple[Float[np.ndarray, "dims dims"], Float[np.ndarray, "dims"]]:
         """Matrix and offset that undo `to_network`."""
         matrix, offset = self.to_network()
         inverse = np.linalg.inv(matrix)
         return inverse, -inverse @ offset
+
+    @property
+    def _kept(self) -> tuple[Any, ...]:
+        """Index of what was kept in an array whose last axes are the image's."""
+        return (..., *(slice(first, end) for first, end in zip(self.start, self.stop, strict=True)))
 
 
 def orient_to_world(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -137,3 +183,15 @@ def resized_shape(
     return tuple(
         max(1, round(n * have / want)) for n, have, want in zip(shape, spacing_mm, target_spacing_mm, strict=True)
     )
+
+
+def bounding_box(
+    inside: Bool[np.ndarray, "*spatial"],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First voxel, and the one behind the last, of what is true along each axis; the whole grid where nothing is."""
+    start, stop = [], []
+    for axis in range(inside.ndim):
+        along = np.flatnonzero(inside.any(axis=tuple(other for other in range(inside.ndim) if other != axis)))
+        start.append(int(along[0]) if len(along) else 0)
+        stop.append(int(along[-1]) + 1 if len(along) else inside.shape[axis])
+    return tuple(start), tuple(stop)

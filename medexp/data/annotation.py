@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Integer
+from torch import Tensor
 
 from medexp.core.geometry import Placement
 from medexp.core.objects import Objects
 from medexp.core.resample import resize_nearest
 from medexp.core.types import Annotation
 
+ResizeLabels = Callable[[Tensor, tuple[int, ...]], Tensor]
 
-def place_annotation(annotation: Annotation, placement: Placement) -> Annotation:
-    """An annotation on the network's grid; an instance that falls between its voxels is left out."""
+
+def place_annotation(
+    annotation: Annotation, placement: Placement, *, resize_mask: ResizeLabels = resize_nearest
+) -> Annotation:
+    """An annotation on the network's grid.
+
+    An instance that falls between its voxels is left out, and of what was cropped away the objects whose centre lies
+    there.
+
+    Args:
+        annotation: What is known on the image's own grid.
+        placement: How the network's grid lies on it.
+        resize_mask: Brings a mask of labels (1, *spatial) to another shape; instances keep the nearest voxel's id.
+
+    Returns:
+        What is known on the network's grid.
+    """
     mask, instances = (
-        None if layer is None else _resized(placement.orient(layer), placement.resized_shape)
-        for layer in (annotation.mask, annotation.instances)
+        None if layer is None else _resized(placement.orient(layer), placement.resized_shape, resize)
+        for layer, resize in ((annotation.mask, resize_mask), (annotation.instances, resize_nearest))
     )
     objects = annotation.objects
     if instances is not None and objects is not None:
         instances, objects = renumbered(instances, objects)
     elif objects is not None:
         objects = objects.moved(*placement.to_network())
+        objects = objects.clipped(placement.resized_shape)[0] if placement.is_cropped else objects
     return replace(annotation, mask=mask, instances=instances, objects=objects)
 
 
@@ -49,8 +68,10 @@ def renumbered(
     return instances, Objects.of_instances(instances, labels)
 
 
-def _resized(labels: Integer[np.ndarray, "*image"], shape: tuple[int, ...]) -> Integer[np.ndarray, "*network"]:
-    return resize_nearest(torch.from_numpy(writable(labels))[None], shape)[0].numpy()
+def _resized(
+    labels: Integer[np.ndarray, "*image"], shape: tuple[int, ...], resize: ResizeLabels
+) -> Integer[np.ndarray, "*network"]:
+    return resize(torch.from_numpy(writable(labels))[None], shape)[0].numpy()
 
 
 def writable(array: np.ndarray) -> np.ndarray:

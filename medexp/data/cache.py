@@ -2,144 +2,224 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
-from dataclasses import asdict, replace
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medexp.core.errors import DataError
-from medexp.core.geometry import Placement
-from medexp.core.hashing import hash_file, hash_plain
-from medexp.core.objects import Objects
-from medexp.core.types import Annotation, Case, Source
+from medexp.core.faults import Fault
+from medexp.core.hashing import hash_plain
+from medexp.core.types import Case, Source
+from medexp.data._code import code_of
+from medexp.data._file_hashes import FileHashes
+from medexp.data._folders import ComputedFolders, writing
+from medexp.data._intensities import foreground_intensities
+from medexp.data._parallel import for_each_case
+from medexp.data._prepared_files import layers_of, read_case, write_case
 from medexp.data.preprocessing import Prepared, Preprocessing
 
-_LAYOUT = 2
-_REST = "case.json"
-_FOREGROUND_SAMPLES = 4096
-# Opening three mapped files costs more than cutting a small patch, so that many bytes of cases stay in memory.
+_HASHES = "file_hashes.sqlite"
+_INTENSITIES = "intensities.npy"
+# Opening three mapped files costs more than cutting a small patch, so that many bytes of cases stay in memory,
 _KEPT_BYTES = 2**29
+# and of the others that many stay open: each takes up to four of the 1,024 files that a process may have.
+_OPEN_CASES = 64
+
+Loaded = tuple[Prepared, np.ndarray]
+_Read = TypeVar("_Read")
 
 
 class PreparedCases:
     """Cases on the network's grid: in memory as far as they fit into half a gigabyte, else in memory-mapped files.
 
-    A folder is written under a temporary name and renamed when it is complete, so a killed writer leaves no half case
-    and two writers of one case do not disturb each other.
+    Each case lies in a folder of its own, which appears when it is complete and is computed by one process alone. Its
+    name is a hash of all that decides it: the files' bytes and what a table says of the case, the source's
+    configuration, the preprocessing with the numbers that it took from the training cases, and the code of both. A
+    folder whose files are damaged is computed again.
 
     Args:
         folder: Where the prepared cases lie.
         source: Reads a case.
         preprocessing: Prepares it.
         identity: What decides a prepared case beside its files and the preprocessing: the source's configuration.
+        training: The cases from which the preprocessing may take numbers, such as a scale of intensities.
     """
 
-    def __init__(self, *, folder: Path, source: Source, preprocessing: Preprocessing, identity: str) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        source: Source,
+        preprocessing: Preprocessing,
+        identity: str,
+        training: Sequence[Case] = (),
+    ) -> None:
         self.folder = folder
         self.source = source
         self.preprocessing = preprocessing
         self.identity = identity
+        self.training = tuple(training)
+        self._folders = ComputedFolders(folder)
+        self._hashes = FileHashes(folder / _HASHES)
+        self._code = code_of(source, preprocessing.normalisation)
         self._contents: dict[str, str] = {}
-        self._kept: dict[str, tuple[Prepared, np.ndarray]] = {}
-        self._kept_bytes = 0
+        self._memory = _Memory()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is sent this object maps the files itself; the arrays stay here, and what was needed once.
+        training = () if "fitted" in self.__dict__ else self.training
+        return {**self.__dict__, "_memory": _Memory(), "training": training}
 
     def content_hash(self, case: Case) -> str:
         """Hash of the bytes of all files of a case and of what a table says of it."""
         if case.case_id not in self._contents:
-            absent = [str(path) for path in case.files if not path.is_file()]
-            if absent:
-                raise DataError(f"case {case.case_id}: {', '.join(absent)} is missing; restore it or remove the case")
-            files = [hash_file(path) for path in case.files]
-            self._contents[case.case_id] = hash_plain([*files, dict(case.facts)] if case.facts else files)
+            self.content_hashes([case])
         return self._contents[case.case_id]
 
-    def load(self, case: Case) -> tuple[Prepared, np.ndarray]:
+    def content_hashes(self, cases: Sequence[Case]) -> dict[str, str]:
+        """The content hash of each case, by its id; DataError with all files that cannot be read."""
+        new = [case for case in cases if case.case_id not in self._contents]
+        absent = [_missing(case, path) for case in new for path in case.files if not _is_readable(path)]
+        if absent:
+            raise DataError.of(*absent)
+        hashes = self._hashes.of([path for case in new for path in case.files])
+        for case in new:
+            files = [hashes[path] for path in case.files]
+            self._contents[case.case_id] = hash_plain([*files, dict(case.facts)] if case.facts else files)
+        return {case.case_id: self._contents[case.case_id] for case in cases}
+
+    @cached_property
+    def fitted(self) -> Preprocessing:
+        """The preprocessing with what it takes from the training cases."""
+        return self.preprocessing.fit(channels=tuple(self.source.channels), foreground=self._foreground)
+
+    def prepare(self, cases: Sequence[Case]) -> None:
+        """Compute what is missing of these cases, in processes where that is quicker, and load what fits into memory.
+
+        Args:
+            cases: The cases, those first that should be in memory.
+
+        Raises:
+            DataError: Tells what is wrong with each case that cannot be prepared.
+        """
+        self.content_hashes(cases)
+        absent = [case for case in cases if not self._folder_of(case).exists()]
+        for_each_case(self._prepare, absent, doing="preparing")
+        for case in cases:
+            if self._memory.is_full:
+                break
+            self.load(case)
+
+    def load(self, case: Case) -> Loaded:
         """One prepared case and positions of foreground voxels, rows of (label id, *index)."""
-        if case.case_id in self._kept:
-            return self._kept[case.case_id]
-        folder = self._folder_of(case)
-        if not folder.exists():
-            self._write(case, folder)
-        prepared, foreground = _read(folder)
-        layers = _layers(prepared.annotation)
-        needed = sum(array.nbytes for array in (prepared.pixels, foreground, *layers.values()))
-        if self._kept_bytes + needed > _KEPT_BYTES:
-            return prepared, foreground
-        in_layers: dict[str, Any] = {name: _in_memory(layer) for name, layer in layers.items()}
-        annotation = replace(prepared.annotation, **in_layers)
-        in_memory = replace(prepared, pixels=_in_memory(prepared.pixels), annotation=annotation)
-        self._kept[case.case_id] = in_memory, _in_memory(foreground)
-        self._kept_bytes += needed
-        return self._kept[case.case_id]
+        found = self._memory.get(case.case_id)
+        if found is None:
+            self._prepare(case, True)
+            found = self._memory.keep(case.case_id, self._read(case))
+        return found
+
+    def _prepare(self, case: Case, wait: bool) -> int | None:
+        """Write a prepared case; the bytes of its pixels, or None where another run is at it and is not waited for."""
+        size = 0
+
+        def fill(folder: Path) -> None:
+            nonlocal size
+            prepared = self.fitted(self.source.read(case))
+            size = prepared.pixels.nbytes
+            write_case(folder, prepared)
+
+        return size if self._folders.make(self._folder_of(case), fill, wait=wait) else None
+
+    def _read(self, case: Case) -> Loaded:
+        return self._mended(self._folder_of(case), read_case, partial(self._prepare, case, True))
+
+    def _mended(self, folder: Path, read: Callable[[Path], _Read], make: Callable[[], object]) -> _Read:
+        """What a folder holds; where its files are damaged they are made again."""
+        try:
+            return read(folder)
+        except (FileNotFoundError, EOFError, ValueError, KeyError):
+            self._folders.discard(folder)
+            make()
+            return read(folder)
+
+    def _foreground(self) -> tuple[np.ndarray, ...]:
+        """Intensities of the training cases, a channel each."""
+        self.content_hashes(self.training)
+        absent = [case for case in self.training if not self._intensities_of(case).exists()]
+        for_each_case(self._sample, absent, doing="measuring intensities")
+        samples = [
+            self._mended(self._intensities_of(case), _read_intensities, partial(self._sample, case, True))
+            for case in self.training
+        ]
+        return tuple(np.concatenate(channels) for channels in zip(*samples, strict=True))
+
+    def _sample(self, case: Case, wait: bool) -> int | None:
+        """Write intensities of a case; the bytes of its pixels, or None as `_prepare`."""
+        size = 0
+
+        def fill(folder: Path) -> None:
+            nonlocal size
+            image = self.source.read(case)
+            size = image.pixels.nbytes
+            intensities = foreground_intensities(image)
+            with writing(folder):
+                np.save(folder / _INTENSITIES, intensities)
+
+        return size if self._folders.make(self._intensities_of(case), fill, wait=wait) else None
 
     def _folder_of(self, case: Case) -> Path:
-        key = hash_plain(
-            {
-                "layout": _LAYOUT,
-                "case": case.case_id,
-                "files": self.content_hash(case),
-                "source": self.identity,
-                "preprocessing": self.preprocessing.knobs(),
-            }
-        )
-        return self.folder / key[:2] / key[2:34]
+        return self._folders.path({**self._key(case), "preprocessing": self._knobs})
 
-    def _write(self, case: Case, folder: Path) -> None:
-        prepared = self.preprocessing(self.source.read(case))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        partial.chmod(0o755)  # mkdtemp's folder is closed to the other users of a shared cache
-        np.save(partial / "pixels.npy", np.ascontiguousarray(prepared.pixels, dtype=np.float32))
-        for name, layer in _layers(prepared.annotation).items():
-            np.save(partial / f"{name}.npy", np.ascontiguousarray(layer))
-        np.save(partial / "foreground.npy", _foreground_positions(prepared))
-        (partial / _REST).write_text(json.dumps(_rest_as_plain(prepared)))
-        try:
-            os.rename(partial, folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(partial)
-            if not folder.exists():
-                raise
+    def _intensities_of(self, case: Case) -> Path:
+        return self._folders.path({**self._key(case), "what": "intensities"})
+
+    @cached_property
+    def _knobs(self) -> str:
+        return hash_plain(self.fitted.knobs())
+
+    def _key(self, case: Case) -> dict[str, str]:
+        return {"case": case.case_id, "files": self.content_hash(case), "source": self.identity, "code": self._code}
 
 
-def _read(folder: Path) -> tuple[Prepared, np.ndarray]:
-    rest = json.loads((folder / _REST).read_text())
-    objects, image_labels = rest["objects"], rest["image_labels"]
-    placement = Placement(**{name: tuple(values) for name, values in rest["placement"].items()})
-    annotation = Annotation(
-        **{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in rest["layers"]},
-        objects=None if objects is None else _objects(objects, spatial_dims=len(placement.resized_shape)),
-        image_labels=None if image_labels is None else tuple(image_labels),
-    )
-    pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-    prepared = Prepared(pixels=pixels, annotation=annotation, placement=placement)
-    return prepared, np.load(folder / "foreground.npy", mmap_mode="r")
+class _Memory:
+    """Cases that were loaded: copies as far as they fit, of the others those open that were used last."""
 
+    def __init__(self) -> None:
+        self._copies: dict[str, Loaded] = {}
+        self._bytes = 0
+        self._open: OrderedDict[str, Loaded] = OrderedDict()
+        self.is_full = False
 
-def _layers(annotation: Annotation) -> dict[str, np.ndarray]:
-    """The arrays of an annotation that have a value for each voxel."""
-    layers = {"mask": annotation.mask, "instances": annotation.instances}
-    return {name: layer for name, layer in layers.items() if layer is not None}
+    def get(self, case_id: str) -> Loaded | None:
+        """A case that is in memory or open."""
+        if case_id in self._open:
+            self._open.move_to_end(case_id)
+            return self._open[case_id]
+        return self._copies.get(case_id)
 
-
-def _rest_as_plain(prepared: Prepared) -> dict[str, Any]:
-    """All of a prepared case that is no array of voxels, for JSON."""
-    objects = prepared.annotation.objects
-    return {
-        "placement": asdict(prepared.placement),
-        "layers": list(_layers(prepared.annotation)),
-        "objects": None if objects is None else {"boxes": objects.boxes.tolist(), "labels": objects.labels.tolist()},
-        "image_labels": prepared.annotation.image_labels,
-    }
-
-
-def _objects(plain: dict[str, Any], *, spatial_dims: int) -> Objects:
-    return Objects.of(np.array(plain["boxes"]).reshape(-1, 2 * spatial_dims), np.array(plain["labels"]))
+    def keep(self, case_id: str, loaded: Loaded) -> Loaded:
+        """The case as it is kept."""
+        prepared, foreground = loaded
+        layers = layers_of(prepared.annotation)
+        needed = sum(array.nbytes for array in (prepared.pixels, foreground, *layers.values()))
+        if self._bytes + needed > _KEPT_BYTES:
+            self.is_full = True
+            self._open[case_id] = loaded
+            if len(self._open) > _OPEN_CASES:
+                self._open.popitem(last=False)
+            return loaded
+        in_layers: dict[str, Any] = {name: _in_memory(layer) for name, layer in layers.items()}
+        annotation = replace(prepared.annotation, **in_layers)
+        copied = replace(prepared, pixels=_in_memory(prepared.pixels), annotation=annotation)
+        self._copies[case_id] = copied, _in_memory(foreground)
+        self._bytes += needed
+        return self._copies[case_id]
 
 
 def _in_memory(mapped: np.ndarray) -> np.ndarray:
@@ -149,21 +229,21 @@ def _in_memory(mapped: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _foreground_positions(prepared: Prepared) -> np.ndarray:
-    """Rows of (label id, *index): voxels of the mask, else the centres of the objects.
+def _read_intensities(folder: Path) -> np.ndarray:
+    found: np.ndarray = np.load(folder / _INTENSITIES, allow_pickle=False)
+    return found
 
-    Of each label id other than 0 up to a fixed number, drawn with a fixed seed.
-    """
-    mask, objects = prepared.annotation.mask, prepared.annotation.objects
-    if mask is None and objects is not None:
-        return np.column_stack([objects.labels, np.floor(objects.centers)]).astype(np.int32)
-    rows: list[np.ndarray] = []
-    random = np.random.default_rng(0)
-    for label in [] if mask is None else np.unique(mask):
-        if label == 0:
-            continue
-        positions = np.argwhere(mask == label)
-        if len(positions) > _FOREGROUND_SAMPLES:
-            positions = positions[random.choice(len(positions), _FOREGROUND_SAMPLES, replace=False)]
-        rows.append(np.column_stack([np.full(len(positions), label), positions]).astype(np.int32))
-    return np.concatenate(rows) if rows else np.zeros((0, prepared.pixels.ndim), dtype=np.int32)
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
+
+
+def _missing(case: Case, path: Path) -> Fault:
+    return Fault(
+        check="missing_file",
+        expected="to be a file that can be read",
+        found="one without permission" if path.is_file() else "nothing under this name",
+        remedy="restore it or remove the case",
+        case_id=case.case_id,
+        file=path,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medexp.core.errors import DataError, UsageError
+from medexp.core.errors import UsageError
 from medexp.core.hashing import hash_plain
 from medexp.core.types import Annotation, Batch, Case, Source
 from medexp.data.augmentation import Augmentation, cut_patch
 from medexp.data.cache import PreparedCases
+from medexp.data.derive.derived import Derivation
+from medexp.data.integrity import Policy, Store, Training, check_dataset, checked_parts
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.sampling import SampleOrder, StreamBatches, draw_center
 from medexp.data.splits import Split
@@ -111,6 +113,7 @@ class ImageData(pl.LightningDataModule):
         workers: Processes that load batches; 0 loads in the main process. Results do not depend on it.
         pin_memory: Batches in page-locked memory; "auto": where there is CUDA.
         root: Folder of the dataset, for the source.
+        derive: Steps that the source makes its annotations with.
         augmentation: Changes training patches.
         fold: Number of the fold that is held out.
         seed: Seed of the training stream.
@@ -121,6 +124,16 @@ class ImageData(pl.LightningDataModule):
         identity: The source's configuration, for the key of the cache.
         sample_targets: The task's verb that turns a reference into what the loss sees.
         ignored_label: Label id of voxels that nobody annotated, on which no patch is centred; None where there is none.
+        strides: Factor by which the network shrinks a patch along each axis, where it is known.
+        integrity: What an error in the data does: "error" stops, "warn" tells, "quarantine" leaves the case out.
+        checks: "error", "warning" or "ignore" by name of a check, see `medexp.data.integrity.CHECKS`.
+
+    Attributes:
+        report: What the check of the data found.
+
+    Raises:
+        UsageError: A knob has an unfit value.
+        DataError: Names everything that is wrong with the data.
     """
 
     def __init__(
@@ -135,6 +148,7 @@ class ImageData(pl.LightningDataModule):
         workers: int,
         pin_memory: bool | str,
         root: str | None,
+        derive: Sequence[Derivation] = (),
         augmentation: Augmentation,
         fold: int,
         seed: int,
@@ -145,6 +159,9 @@ class ImageData(pl.LightningDataModule):
         identity: str,
         sample_targets: SampleTargets,
         ignored_label: int | None = None,
+        strides: Sequence[int] | None = None,
+        integrity: str = "error",
+        checks: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if len(patch_size) != source.spatial_dims or min(patch_size) < 1:
@@ -157,11 +174,30 @@ class ImageData(pl.LightningDataModule):
         augmentation.check_dims(source.spatial_dims)
         self.source = source
         self.root = root
-        self.cases = source.cases()
-        _check_unique(self.cases)
-        self.parts = split(self.cases, fold=fold)
+        self.derive = tuple(derive)
+        self.report = check_dataset(
+            source,
+            split=split,
+            fold=fold,
+            policy=Policy.of(integrity, checks),
+            training=Training(
+                patch_size=tuple(patch_size),
+                strides=None if strides is None else tuple(strides),
+                spacing_mm=preprocessing.spacing_mm,
+                orient=preprocessing.orient,
+                ignored_label=ignored_label,
+            ),
+            store=Store(folder=cache_folder, source=source, identity=identity),
+        )
+        self.parts = checked_parts(self.report)
+        left_out = set(self.report.quarantined)
+        self.cases = [case for case in self.report.cases if case.case_id not in left_out]
         self.prepared = PreparedCases(
-            folder=cache_folder, source=source, preprocessing=preprocessing, identity=identity
+            folder=cache_folder,
+            source=source,
+            preprocessing=preprocessing,
+            identity=identity,
+            training=self.parts.train,
         )
         self.batch_size = batch_size
         self.workers = workers
@@ -183,12 +219,11 @@ class ImageData(pl.LightningDataModule):
     @property
     def hash(self) -> str:
         """Hash over the case ids and contents of all cases."""
-        return hash_plain({case.case_id: self.prepared.content_hash(case) for case in self.cases})
+        return hash_plain(self.prepared.content_hashes(self.cases))
 
     def prepare_data(self) -> None:
-        """Fill the cache, so that workers find every training case prepared."""
-        for case in (*self.parts.train, *self.parts.val, *self.parts.test):
-            self.prepared.load(case)
+        """Fill the cache, so that workers find every case prepared."""
+        self.prepared.prepare([*self.parts.train, *self.parts.val, *self.parts.test])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """The batch on the device that computes; from page-locked memory while the one before is computed."""
@@ -266,11 +301,3 @@ def _check_numbers(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise UsageError(f"{name} needs a value >= 1, got {number}")
-
-
-def _check_unique(cases: Sequence[Case]) -> None:
-    seen: set[str] = set()
-    for case in cases:
-        if case.case_id in seen:
-            raise DataError(f"case id {case.case_id} occurs twice; rename one of {[str(path) for path in case.images]}")
-        seen.add(case.case_id)

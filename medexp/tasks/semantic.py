@@ -96,8 +96,11 @@ class SemanticSegmentation(Task):
         """Probabilities on each image's own grid, interpolated linearly where the grids differ."""
         logits = outputs[HEAD].float()
         probabilities = logits.softmax(dim=1) if self.regions is None else logits.sigmoid()
+        # What the network never saw is background: the first of exclusive classes, or no region at all.
+        outside = np.zeros(probabilities.shape[1])
+        outside[0] = self.regions is None
         return [
-            self._prediction(image, probabilities=to_image_grid(maps.cpu(), placement))
+            self._prediction(image, probabilities=to_image_grid(maps.cpu(), placement, outside=outside))
             for maps, image, placement in zip(probabilities, batch.images_read, batch.placements, strict=True)
         ]
 
@@ -138,8 +141,20 @@ def levels_of(outputs: dict[str, Any], head: str) -> list[Tensor]:
 
 
 def to_image_grid(
-    maps: Float[Tensor, "channels *network"], placement: Placement
+    maps: Float[Tensor, "channels *network"],
+    placement: Placement,
+    *,
+    outside: float | Float[np.ndarray, "channels"] = 0.0,
 ) -> Float[np.ndarray, "channels *image"]:
-    """Maps on the network's grid as maps on the image's own, interpolated linearly where the grids differ."""
+    """Maps on the network's grid as maps on the image's own, interpolated linearly where the grids differ.
+
+    Args:
+        maps: Values on the network's grid.
+        placement: How it lies on the image's grid.
+        outside: Value of what was cropped away, the same in each channel or one for each.
+
+    Returns:
+        Values on the image's grid.
+    """
     oriented = resize_linear(maps, placement.oriented_shape).numpy()
-    return np.ascontiguousarray(placement.unorient(oriented))
+    return np.ascontiguousarray(placement.unorient(oriented, outside=outside))

@@ -5,10 +5,11 @@ import itertools
 import nibabel
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from medexp.core.errors import DataError
-from medexp.core.geometry import Geometry, Placement, orient_to_world, resized_shape
+from medexp.core.geometry import Geometry, Placement, bounding_box, orient_to_world, resized_shape
 
 SHAPE = (3, 4, 5)
 SPACING = (0.8, 1.5, 3.0)
@@ -137,3 +138,68 @@ def test_resized_grid_covers_the_field_of_view_to_half_a_voxel():
 
 def test_resized_grid_keeps_one_voxel_at_least():
     assert resized_shape((4, 1), (1.0, 1.0), (1.0, 100.0)) == (4, 1)
+
+
+CROPS = [((0, 0, 0), SHAPE), ((1, 0, 2), (3, 4, 5)), ((0, 2, 1), (2, 3, 4)), ((2, 3, 4), (3, 4, 5))]
+
+
+@pytest.mark.parametrize(("start", "stop"), CROPS)
+@pytest.mark.parametrize(("permutation", "flipped"), [((0, 1, 2), ()), ((2, 0, 1), (0,)), ((1, 2, 0), (0, 1, 2))])
+def test_what_is_kept_is_oriented_and_laid_back_where_it_was(start, stop, permutation, flipped):
+    kept = tuple(slice(first, end) for first, end in zip(start, stop, strict=True))
+    voxels = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+    oriented_shape = tuple(stop[axis] - start[axis] for axis in permutation)
+    placement = Placement(SHAPE, permutation, flipped, oriented_shape, start, stop)
+    assert placement.oriented_shape == oriented_shape
+    assert placement.is_cropped is (oriented_shape != tuple(SHAPE[axis] for axis in permutation))
+    oriented = placement.orient(voxels)
+    expected = np.flip(np.transpose(voxels[0][kept], permutation), flipped)
+    assert np.array_equal(oriented[0], expected)
+    for outside, fill in ((0.0, (0.0, 0.0)), (np.array([1.0, -2.0]), (1.0, -2.0))):
+        whole = np.stack([np.full(SHAPE, value, dtype=np.float32) for value in fill])
+        whole[(slice(None), *kept)] = voxels[(slice(None), *kept)]
+        back = placement.unorient(oriented, outside=outside)
+        assert back.dtype == np.float32
+        assert np.array_equal(back, whole)
+    assert np.array_equal(placement.unorient(oriented[0], outside=3.0)[kept], voxels[0][kept])
+
+
+@pytest.mark.parametrize(("start", "stop"), CROPS)
+@pytest.mark.parametrize(("permutation", "flipped"), [((0, 1, 2), ()), ((2, 0, 1), (0,)), ((1, 2, 0), (0, 1, 2))])
+def test_places_follow_the_voxels_onto_the_grid_of_what_was_kept(start, stop, permutation, flipped):
+    oriented_shape = tuple(stop[axis] - start[axis] for axis in permutation)
+    placement = Placement(SHAPE, permutation, flipped, tuple(3 * n for n in oriented_shape), start, stop)
+    matrix, offset = placement.to_network()
+    # The coordinates of each voxel's centre are carried along as voxel values.
+    centres = placement.orient(np.indices(SHAPE) + 0.5)
+    for index in np.ndindex(oriented_shape):
+        at = centres[(slice(None), *index)]
+        np.testing.assert_allclose(matrix @ at + offset, 3 * (np.array(index) + 0.5), atol=1e-12)
+        back, shift = placement.to_image()
+        np.testing.assert_allclose(back @ (3 * (np.array(index) + 0.5)) + shift, at, atol=1e-12)
+
+
+def test_a_placement_that_keeps_all_is_the_same_whether_or_not_it_says_so():
+    said = Placement((4, 5), (1, 0), (0,), (5, 4), (0, 0), (4, 5))
+    assert said == Placement((4, 5), (1, 0), (0,), (5, 4))
+    assert np.shares_memory(said.unorient(array := np.zeros((5, 4))), array)
+
+
+@pytest.mark.parametrize(("start", "stop"), [((0, 3), (4, 3)), ((-1, 0), (4, 5)), ((0, 0), (4, 6))])
+def test_keeping_nothing_or_more_than_there_is_is_refused(start, stop):
+    with pytest.raises(ValueError, match="0 <= start < stop <= shape"):
+        Placement((4, 5), (0, 1), (), (4, 5), start, stop)
+
+
+def test_the_bounding_box_is_that_of_scipy():
+    random = np.random.default_rng(0)
+    for shape in ((7, 9), (6, 5, 8), (1, 4)):
+        inside = random.random(shape) < 0.05
+        inside[tuple(random.integers(shape))] = True
+        (expected,) = ndimage.find_objects(inside.astype(int))
+        start, stop = bounding_box(inside)
+        assert (start, stop) == (tuple(s.start for s in expected), tuple(s.stop for s in expected))
+
+
+def test_the_bounding_box_of_nothing_is_the_whole_grid():
+    assert bounding_box(np.zeros((3, 4), dtype=bool)) == ((0, 0), (3, 4))

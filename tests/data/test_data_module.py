@@ -12,7 +12,8 @@ from medexp.core.objects import Objects
 from medexp.core.types import Annotation
 from medexp.data.augmentation import Augmentation
 from medexp.data.module import ImageData, collate
-from medexp.data.preprocessing import Preprocessing, ZScore
+from medexp.data.normalisation.zscore import ZScore
+from medexp.data.preprocessing import Preprocessing
 from medexp.data.splits import KFold
 
 
@@ -190,6 +191,7 @@ def test_evaluation_gives_whole_cases_with_image_and_reference(data_of, numpy_so
 
 def test_no_patch_is_centred_on_voxels_that_nobody_annotated(data_of, numpy_source):
     source = numpy_source(n_cases=3, shape=(60, 60))
+    source.labels = {**source.labels, 9: "unclear"}
     for case in source.cases():
         mask = np.zeros(source.shape, dtype=np.int16)
         mask[5:30, 5:55], mask[45, 45] = 9, 1
