@@ -19,12 +19,12 @@ from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 
 from medexp.cli.checks import check_options, check_overrides, check_sweep
 from medexp.cli.experiment_file import Experiment, check_keys, read_experiment
 from medexp.cli.overrides import Sweep, axes_of, is_hydras, parse
-from medexp.cli.places import conf_folder, find_experiment, groups, option_names
+from medexp.cli.places import INNER_GROUPS, conf_folder, find_experiment, groups, key_of, option_names
 from medexp.cli.steps import whole_steps
 from medexp.core.config import leaves, plain
 from medexp.core.errors import UsageError
@@ -202,13 +202,19 @@ class Composer:
         """Number of folds of the split, which must be one, whatever is swept."""
         of_data = [item for item in typed if item.lstrip("+").startswith("dataset")]
         with self.hydra():
-            found = {OmegaConf.select(self._compose(job), "dataset.split.n_folds") for job in parse(of_data).jobs()}
+            found = {_folds_of(self._compose(job)) for job in parse(of_data).jobs()}
         n_folds = next(iter(found))
-        if len(found) > 1 or not isinstance(n_folds, int):
+        if len(found) > 1 or n_folds is None:
             raise UsageError(
-                f"{_FOLD_ALL} needs one number of folds (dataset.split.n_folds), got {found}; give the folds"
+                f"{_FOLD_ALL} needs one number of folds (dataset.split.n_folds or n_groups), got {found}; give them"
             )
         return n_folds
+
+
+def _folds_of(config: DictConfig) -> int | None:
+    """Number of folds of the split, where its knobs say it."""
+    knobs = (OmegaConf.select(config, f"dataset.split.{name}") for name in ("n_folds", "n_groups"))
+    return next((value for value in knobs if isinstance(value, int)), None)
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -228,8 +234,14 @@ def name_options(config: DictConfig, choices: Mapping[str, Any]) -> None:
         choices: Hydra's own account, with its own groups.
     """
     config.options = {
-        group: option for group, option in sorted(choices.items()) if group in config and isinstance(option, str)
+        group: option
+        for group, option in sorted(choices.items())
+        if isinstance(option, str) and (group in config or _has_inner(config, group))
     }
+
+
+def _has_inner(config: DictConfig, group: str) -> bool:
+    return group in INNER_GROUPS and OmegaConf.select(config, key_of(group)) is not None
 
 
 def finish(config: DictConfig, *, axes: Mapping[str, str]) -> DictConfig:
@@ -243,17 +255,17 @@ def finish(config: DictConfig, *, axes: Mapping[str, str]) -> DictConfig:
         The finished configuration.
 
     Raises:
-        UsageError: A value is missing or wrong, or a step of post-processing does not exist.
+        UsageError: A value is missing or wrong, or a step of a chain does not exist.
     """
     config.axes = dict(axes)
     config.axes = {key: str(value) for key, value in config.axes.items()}
     config.paths.cache = str(config.paths.cache or user_cache_path("medexp"))
+    config.paths.data = str(config.paths.data or user_data_path("medexp"))
     if not OmegaConf.select(config, "metrics"):
         raise UsageError("metrics is empty; choose one at least, e.g. metrics=dice")
     if OmegaConf.select(config, "callbacks") is None:
         OmegaConf.update(config, "callbacks", {}, force_add=True)
-    chain = plain(config.post_processing)["steps"]
-    config.post_processing.steps = whole_steps(chain, [*map(Path, config.paths.conf), conf_folder()])
+    _complete_chains(config)
     missing = [key for key, value in leaves(plain(config, resolve=False)) if value == "???"]
     if missing:
         raise UsageError(
@@ -261,6 +273,16 @@ def finish(config: DictConfig, *, axes: Mapping[str, str]) -> DictConfig:
         )
     check_values(plain(config))
     return config
+
+
+def _complete_chains(config: DictConfig) -> None:
+    """Give each step of post-processing, and of what is derived from annotations, all its knobs."""
+    folders = [*map(Path, config.paths.conf), conf_folder()]
+    chain = plain(config.post_processing)["steps"]
+    config.post_processing.steps = whole_steps("post_processing", chain, folders, group="post_processing")
+    if "derive" in config.dataset:  # a user's own dataset may know nothing of it
+        derive = plain(config.dataset)["derive"]
+        config.dataset.derive = whole_steps("dataset.derive", derive, folders, group="derive")
 
 
 @contextmanager
@@ -279,7 +301,10 @@ def _registered(experiment: Experiment | None) -> Iterator[None]:
         yield
     finally:
         for group, name in stored:
-            del store.repo[group][f"{name}.yaml"]
+            node = store.repo
+            for part in group.split("/"):
+                node = node[part]
+            del node[f"{name}.yaml"]
 
 
 def _node(experiment: Experiment) -> dict[str, Any]:

@@ -13,6 +13,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
+    "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),
     "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
     "doctor": ("medexp.cli.doctor", "doctor", "say what this machine can do"),
 }
@@ -21,6 +22,7 @@ _EXAMPLES = """examples:
   medexp train quickstart loss=focal optimizer.lr=0.01  the same with other knobs
   medexp train -m quickstart loss=dice,focal seed=0..2  a sweep; the same command again does what is left
   medexp status quickstart                            its runs
+  medexp data check dataset=msd dataset.root=FOLDER   what is wrong with a dataset, in one pass
 
 `medexp train --help` explains overrides. Exit codes: 0 good, 1 a run failed or a check says FAIL, 2 wrong use."""
 

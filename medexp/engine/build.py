@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from medexp.core.config import comparable, plain
+from medexp.core.config import plain
 from medexp.core.errors import UsageError, did_you_mean
-from medexp.core.hashing import hash_plain, hash_tensors
+from medexp.core.hashing import hash_tensors
 from medexp.core.instantiate import instantiate
 from medexp.core.record import RunFolder
 from medexp.core.types import Metric, holds
+from medexp.data.configured import identity_of, source_of
+from medexp.data.integrity import total_strides
 from medexp.data.module import ImageData
 from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
 from medexp.engine.module import Experiment, Inferer, innermost_channels
@@ -56,7 +58,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
     Raises:
         UsageError: Two options do not fit each other, or one refuses its values.
     """
-    source = instantiate(config.dataset.source, "dataset.source")
+    source, derive = source_of(config)
     task: Task = instantiate(config.task, "task", labels=dict(source.labels))
     accumulate = config.trainer.accumulate
     steps_per_epoch = config.trainer.steps_per_epoch
@@ -64,6 +66,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         config.dataset,
         "dataset",
         source=source,
+        derive=derive,
         augmentation=instantiate(config.augmentation, "augmentation"),
         fold=config.fold,
         seed=config.seed,
@@ -71,9 +74,10 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         accumulate=accumulate,
         processes=processes,
         cache_folder=cache_folder(config) / "prepared",
-        identity=hash_plain(comparable(plain(config.dataset.source))),
+        identity=identity_of(config),
         sample_targets=task.sample_targets,
         ignored_label=config.task.get("ignore_index"),
+        strides=total_strides(plain(config.model).get("strides"), source.spatial_dims),
     )
     total_steps = config.trainer.max_steps or config.trainer.max_epochs * data.batches_per_epoch // accumulate
     seed_everything(config.seed)

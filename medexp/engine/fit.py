@@ -104,6 +104,8 @@ class _Job:
                 "finished already with the same configuration, code and data: %s; nothing to do", self.folder.path
             )
             return Run(self.folder.path)
+        if self.parts.data.report.faults:
+            LOGGER.info("%s; medexp data check tells them", self.parts.data.report.summary())
         self.work.try_patch()
         self._write_start()
         self._track()
@@ -128,6 +130,7 @@ class _Job:
             part=data.parts.evaluated[0],
             metrics={metric.name: metric.definition() for metric in self.parts.module.metrics},
             started=now(),
+            notes=data.report.notes(),
             fingerprint={
                 "config": hash_plain(comparable(self.plain)),
                 "code": environment.code([path for path in modules if path is not None]),

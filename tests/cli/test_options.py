@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from medexp.cli.composition import Composer, compose
-from medexp.cli.places import conf_folder, groups, option_names
+from medexp.cli.places import conf_folder, groups, key_of, option_names
 from medexp.core.errors import UsageError
 from medexp.core.schema import RULES
 
@@ -39,7 +39,14 @@ _OTHER: dict[str, Any] = {
     "trainer.checkpoints.every_epochs": 7,
     "trainer.accelerator": "cpu",
     "trainer.checkpoint": "best",
+    "dataset.preprocessing.spacing_mm": [1.5, 2],
+    "dataset.split.n_groups": 7,
+    "dataset.split.n_train": 7,
+    "dataset.split.stratify": "load",
+    "dataset.split.stratify_classes": ["lesion"],
     "dataset.workers": 2,
+    "dataset.derive": [],
+    "dataset.integrity": "warn",
     "dataset.pin_memory": True,
 }
 
@@ -49,7 +56,8 @@ _BESIDE = {"task=detection/density": ["loss=mse"], "task=instance/detect": ["los
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
+    # Keys that are numbers (label ids) have no place on the command line; the mapping is given whole.
+    if isinstance(node, Mapping) and node and all(isinstance(name, str) for name in node):
         for name, value in node.items():
             yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name))
     else:
@@ -59,6 +67,8 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _other(key: str, value: Any) -> Any:
     if key in _OTHER:
         return _OTHER[key]
+    if isinstance(value, Mapping) and value:
+        return {name: _other("", item) for name, item in value.items()}
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -71,6 +81,8 @@ def _other(key: str, value: Any) -> Any:
 def _typed(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{name}:{_typed(item)}' for name, item in value.items())}}}"
     return f"'{value}'" if isinstance(value, str) else str(value).lower()
 
 
@@ -86,8 +98,8 @@ def test_each_option_composes_and_each_of_its_leaves_can_be_overridden(group: st
     composer = Composer(None, chosen)
     with composer.hydra():
         config = hydra.compose("train", overrides=composer.hydra_overrides())
-    plain = OmegaConf.to_container(config[group])
-    wanted = {key: _other(key, value) for key, value in _leaves(plain, group)}
+    plain = OmegaConf.to_container(OmegaConf.select(config, key_of(group)))
+    wanted = {key: _other(key, value) for key, value in _leaves(plain, key_of(group))}
     assert wanted
     changed = compose(None, [*chosen, *(f"{key}={_typed(value)}" for key, value in wanted.items())])
     assert {key: _plain(OmegaConf.select(changed, key)) for key in wanted} == wanted
