@@ -14,7 +14,7 @@ from medexp.core.errors import UsageError, did_you_mean
 from medexp.core.hashing import hash_tensors
 from medexp.core.instantiate import instantiate
 from medexp.core.record import RunFolder
-from medexp.core.types import Metric, holds
+from medexp.core.types import Metric, Source, holds
 from medexp.data.configured import identity_of, source_of
 from medexp.data.integrity import total_strides
 from medexp.data.module import ImageData
@@ -59,6 +59,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         UsageError: Two options do not fit each other, or one refuses its values.
     """
     source, derive = source_of(config)
+    _check_ignored(source, config)
     task: Task = instantiate(config.task, "task", labels=dict(source.labels))
     accumulate = config.trainer.accumulate
     steps_per_epoch = config.trainer.steps_per_epoch
@@ -106,6 +107,16 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         channels_last=config.trainer.channels_last,
     )
     return Parts(module=module, data=data, total_steps=total_steps)
+
+
+def _check_ignored(source: Source, config: DictConfig) -> None:
+    """Refuse to train on voxels that the dataset declares as not annotated."""
+    ignored = getattr(source, "ignore_index", None)
+    if ignored is not None and config.task.get("ignore_index") != ignored:
+        raise UsageError(
+            f"dataset {source.name} says that nobody annotated the voxels of label {ignored}; set "
+            f"task.ignore_index={ignored} (with a task that has this knob)"
+        )
 
 
 def cache_folder(config: DictConfig) -> Path:

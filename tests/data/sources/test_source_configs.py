@@ -32,7 +32,8 @@ def test_the_config_lists_every_knob_of_its_source_with_a_fit_value(name: str, t
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(content)
     np.savez(tmp_path / "a.npz", train_images=np.zeros((1, 2, 2)), train_labels=np.zeros(1))
-    known = OmegaConf.create({"paths": {"cache": str(tmp_path)}, "dataset": {"root": str(tmp_path)}})
+    paths = {"cache": str(tmp_path), "data": str(tmp_path)}
+    known = OmegaConf.create({"paths": paths, "dataset": {"root": str(tmp_path)}})
     knobs = OmegaConf.to_container(OmegaConf.merge(known, OmegaConf.load(CONF / f"{name}.yaml")), resolve=True)[
         "source"
     ]
