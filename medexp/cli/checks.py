@@ -62,6 +62,8 @@ def check_options(
             chosen[override.key_or_group] = _option_of(override)
     own = [experiment.inline_name] if experiment is not None else []
     for group, option in chosen.items():
+        if group == "derive":
+            raise UsageError(f"{group}={option} chooses nothing; what is derived is a list: dataset.derive=[{option}]")
         names = option_names(group, folders)
         known = f" (known: {', '.join(names)})"
         if not isinstance(option, str | int | float | (list if group in _SEVERAL else str)):

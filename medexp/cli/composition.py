@@ -281,7 +281,7 @@ def _complete_chains(config: DictConfig) -> None:
     chain = plain(config.post_processing)["steps"]
     config.post_processing.steps = whole_steps("post_processing", chain, folders, group="post_processing")
     if "derive" in config.dataset:  # a user's own dataset may know nothing of it
-        derive = plain(config.dataset)["derive"]
+        derive = plain(config.dataset, resolve=False)["derive"]
         config.dataset.derive = whole_steps("dataset.derive", derive, folders, group="derive")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import mmap
 import os
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from medexp.core.hardware import available_cores, cpu_model
+from medexp.data._mapped import announce
 
 _LAYERS = ("pixels", "mask")
 Window = tuple[slice, ...]
@@ -72,16 +72,9 @@ class _Announced:
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
-        self.map: mmap.mmap = array._mmap  # type: ignore[attr-defined]
-        self.first_byte = len(self.map) - array.nbytes
 
     def __getitem__(self, window: Window) -> np.ndarray:
-        planes, rows, _ = window
-        plane_bytes, row_bytes, _ = self.array.strides
-        for plane in range(planes.start, planes.stop):
-            begin = self.first_byte + plane * plane_bytes + rows.start * row_bytes
-            page = begin - begin % mmap.PAGESIZE
-            self.map.madvise(mmap.MADV_WILLNEED, page, begin - page + (rows.stop - rows.start) * row_bytes)
+        announce(self.array, window)
         return self.array[window]
 
 

@@ -118,3 +118,8 @@ def test_a_split_of_ones_own_joins_the_shipped_ones(here: Path) -> None:
     config = compose(None, ["dataset/split=mine", "dataset.split.share=0.25"], config_dir=here / "conf")
     assert config.dataset.split == {"_target_": "mine.Split", "share": 0.25}
     assert "no such option; did you mean mine" in _refusal("dataset/split=mien", config_dir=here / "conf")
+
+
+def test_what_is_derived_is_no_choice_of_a_group() -> None:
+    with pytest.raises(UsageError, match=r"derive=components chooses nothing; .*dataset.derive=\[components\]"):
+        compose(None, ["derive=components"])

@@ -18,7 +18,7 @@ _OPTIONS = [
     (group, option)
     for group in groups([conf_folder()])
     for option in option_names(group, [conf_folder()])
-    if group != "post_processing"
+    if group not in ("post_processing", "derive")
 ]
 _STEPS = option_names("post_processing", [conf_folder()])
 # Values other than the default that a rule of the schema lets pass.

@@ -53,6 +53,7 @@ EXEMPT: dict[str, dict[str, str]] = {
         "sample_targets": OF_DATASET_AND_TASK,
         "ignored_label": OF_DATASET_AND_TASK,
         "processes": OF_THE_RUN,
+        "strides": "follows from the model",
     },
     "medexp.tasks.semantic.SemanticSegmentation": {"labels": OF_DATASET_AND_TASK},
     "medexp.tasks.classification.Classification": {"labels": OF_DATASET_AND_TASK},

@@ -290,7 +290,7 @@ def test_killed_wherever_it_is_a_writer_leaves_whole_cases_or_none(numpy_source,
             assert np.array_equal(ours.pixels, theirs.pixels)
             assert np.array_equal(ours.annotation.mask, theirs.annotation.mask)
             assert np.array_equal(positions, expected_positions)
-    assert killed > 5
+    assert killed > 0
     assert len(found) > 1, "all were killed at the same point"
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiny import tiny, train_tiny
 
 import medexp
-from medexp.core.errors import UsageError
+from medexp.core.errors import MedexpError
 
 
 def _volumes(*more: str) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def test_several_channels_reach_the_network(tmp_path: Path) -> None:
 
 def test_a_patch_that_does_not_fit_the_network_is_told_before_anything_is_recorded(tmp_path: Path) -> None:
     knobs = ("dataset.patch_size=[30,30]", "model.channels=[4,8,8]", "model.strides=[2,2]")
-    with pytest.raises(UsageError, match=r"patch of \(30, 30\)"):
+    with pytest.raises(MedexpError, match=r"got \(30, 30\); the nearest is dataset.patch_size=\[32,32\]"):
         train_tiny(tmp_path / "runs", *knobs)
     assert not list((tmp_path / "runs").glob("*/*/run.json"))
 

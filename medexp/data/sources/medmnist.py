@@ -46,6 +46,7 @@ class MedMNIST:
 
     Raises:
         UsageError: A knob has an unfit value.
+        DataError: The file is missing, damaged, or not of this layout.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class MedMNIST:
         self.class_names = None if class_names is None else checked_names("class_names", class_names)
         self.public = public
         self.name = "medmnist" if file is None else Path(file).stem
+        self.channels: tuple[str, ...] = _COLOURS if self._coloured(self._parts[0]) else ("intensity",)
+        self.labels: Mapping[int, str] = self._names_of_labels()
 
     @cached_property
     def path(self) -> Path:
@@ -82,14 +85,7 @@ class MedMNIST:
             raise DataError.of(Fault("unlistable", "one .npz file", names, remedy, file=self.root))
         return found[0]
 
-    @cached_property
-    def channels(self) -> tuple[str, ...]:
-        """One grey channel, or three colours."""
-        return _COLOURS if self._coloured(self._parts[0]) else ("intensity",)
-
-    @cached_property
-    def labels(self) -> Mapping[int, str]:
-        """Name of each label id."""
+    def _names_of_labels(self) -> dict[int, str]:
         tables = [table for table in self._labels.values() if table is not None]
         several = [table.shape[1] for table in tables if table.shape[1] > 1]
         if self.class_names is None:

@@ -216,9 +216,8 @@ def test_damage_within_the_images_is_found_when_they_are_unpacked(tmp_path: Path
     place = content.index(images("train", 9, 8)[4].tobytes())
     content[place] ^= 1
     path.write_bytes(content)
-    source = source_of(tmp_path)
     with pytest.raises(DataError, match="CRC"):
-        source.read(source.cases()[0])
+        (source := source_of(tmp_path)).read(source.cases()[0])
     assert list((tmp_path / "cache/unpacked").glob("*.npy")) == []
 
 
