@@ -99,8 +99,8 @@ class Preprocessing:
     def __call__(self, image: Image) -> Prepared:
         """Prepare one image; UsageError where the normalisation was not fitted to the dataset."""
         normalise, placement = self._scale, self.placement(image)
-        pixels = torch.from_numpy(writable(placement.orient(image.pixels)))
-        pixels = resize_smooth(pixels, placement.resized_shape, self.interpolation).numpy()
+        oriented = torch.from_numpy(writable(placement.orient(image.pixels)))
+        pixels = resize_smooth(oriented, placement.resized_shape, self.interpolation).numpy()
         annotation = place_annotation(image.annotation or Annotation(), placement, resize_mask=self._resize_mask)
         return Prepared(pixels=normalise(pixels), annotation=annotation, placement=placement)
 
