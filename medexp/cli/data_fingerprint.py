@@ -42,10 +42,11 @@ def data_fingerprint(words: Sequence[str]) -> int:
     """
     arguments = _parser().parse_intermixed_args(list(words))
     config = composed(arguments.words, arguments.config_dir)
+    from medexp.core.files import write_json
+    from medexp.data.fingerprint.configured import fingerprint_of
+
     with told_on_stderr():
         fingerprint = fingerprint_of(config)
-    from medexp.core.files import write_json
-
     _print(fingerprint, console())
     if arguments.json is not None:
         write_json(arguments.json, fingerprint.as_plain())
@@ -54,39 +55,6 @@ def data_fingerprint(words: Sequence[str]) -> int:
 
         write_page(fingerprint, arguments.html)
     return 0
-
-
-def fingerprint_of(config: DictConfig, *, learning: bool = False) -> Fingerprint:
-    """The fingerprint of the dataset of a composed configuration.
-
-    Args:
-        config: As `medexp.compose` returns it.
-        learning: Leave out the cases that the dataset sets apart as its test part.
-
-    Returns:
-        The fingerprint, along the axes of the network's grid.
-
-    Raises:
-        UsageError: A knob of the dataset has an unfit value.
-        DataError: Tells what is wrong with each case that cannot be read, unless such cases are left out.
-    """
-    from medexp.core.config import plain
-    from medexp.core.instantiate import trust_folders
-    from medexp.data.configured import identity_of, source_of
-    from medexp.data.fingerprint import CaseSummaries, Fingerprint
-
-    trust_folders(config.paths.modules)
-    (source, _), identity = source_of(config), identity_of(config)
-    cases = [case for case in source.cases() if not (learning and case.split == "test")]
-    knobs = plain(config.dataset)
-    summaries = CaseSummaries(
-        folder=Path(config.paths.cache) / "prepared",
-        source=source,
-        identity=identity,
-        ignored_label=config.task.get("ignore_index"),
-    )
-    found = (summaries.readable if knobs.get("integrity") == "quarantine" else summaries.of)(cases)
-    return Fingerprint(source, found.values(), orient=bool(knobs.get("preprocessing", {}).get("orient", False)))
 
 
 def composed(words: Sequence[str], config_dir: Path | None) -> DictConfig:

@@ -147,11 +147,11 @@ def check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     Raises:
         UsageError: Names every such key, what it needs and what it got.
     """
-    before = dict(leaves(defaults))
+    before, ruled = dict(leaves(defaults)), {**RULES, **OPTIONAL_RULES}
     wrong = [
         f"{key} needs {kind}, got {_shown(value)}"
         for key, value in leaves(config)
-        if key not in RULES and (kind := _missed_kind(value, before.get(key))) is not None
+        if key not in ruled and (kind := _missed_kind(value, before.get(key))) is not None
     ]
     if wrong:
         raise UsageError("; ".join(wrong))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ _ALONE_S = 2.0
 _WORTH_S = 10.0
 _CHUNK_S = 1.0
 _TOLD_EVERY_S = 10.0
+_LOOKED_EVERY_S = 1.0
 # Torch itself, and the arrays that a case passes through between reading and writing.
 _BYTES_OF_A_PROCESS = 6e8
 _COPIES_OF_A_CASE = 8
@@ -183,7 +185,15 @@ def _begin(work: Work) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _work_here[:] = [work]
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, which could not end it if it was killed."""
+    while os.getppid() == parent:
+        time.sleep(_LOOKED_EVERY_S)
+    os._exit(1)
 
 
 def _attempt_here(cases: Sequence[Case]) -> list[_Outcome]:

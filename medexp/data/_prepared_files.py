@@ -50,7 +50,12 @@ def read_case(folder: Path) -> tuple[Prepared, np.ndarray]:
         objects=None if objects is None else _objects(objects, spatial_dims=len(placement.resized_shape)),
         image_labels=None if image_labels is None else tuple(image_labels),
     )
-    prepared = Prepared(pixels=_mapped(folder / "pixels.npy"), annotation=annotation, placement=placement)
+    prepared = Prepared(
+        pixels=_mapped(folder / "pixels.npy"),
+        annotation=annotation,
+        placement=placement,
+        spacing_mm=tuple(rest["spacing_mm"]),
+    )
     return prepared, _mapped(folder / "foreground.npy")
 
 
@@ -91,6 +96,7 @@ def _rest_as_plain(prepared: Prepared) -> dict[str, Any]:
     objects = prepared.annotation.objects
     return {
         "placement": asdict(prepared.placement),
+        "spacing_mm": prepared.spacing_mm,
         "layers": list(layers_of(prepared.annotation)),
         "objects": None if objects is None else {"boxes": objects.boxes.tolist(), "labels": objects.labels.tolist()},
         "image_labels": prepared.annotation.image_labels,

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from medexp.core.errors import UsageError
 from medexp.core.hashing import hash_plain
 from medexp.core.types import Annotation, Batch, Case, Source
-from medexp.data.augmentation import Augmentation, cut_patch
+from medexp.data.augmentation import Augmentation, Drawn, cut_patch
 from medexp.data.cache import PreparedCases
 from medexp.data.derive.derived import Derivation
 from medexp.data.integrity import Policy, Store, Training, check_dataset, checked_parts
-from medexp.data.preprocessing import Preprocessing
+from medexp.data.preprocessing import Prepared, Preprocessing
 from medexp.data.sampling import SampleOrder, StreamBatches, draw_center
 from medexp.data.splits import Split
 
@@ -52,8 +52,26 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Any]]]):
 
     def __getitem__(self, number: int) -> tuple[str, Tensor, dict[str, Any]]:
         case = self.cases[self.order.case_of(number)]
-        random = np.random.default_rng((self.order.seed, 1, number))
         prepared, foreground = self.prepared.load(case)
+        center, drawn = self._draw(number, prepared, foreground)
+        pixels, annotation = cut_patch(
+            prepared.pixels,
+            prepared.annotation,
+            center=center,
+            patch_size=self.patch_size,
+            drawn=drawn,
+            spacing_mm=prepared.spacing_mm,
+        )
+        return case.case_id, pixels, self.sample_targets(annotation)
+
+    def parameters_of(self, number: int) -> dict[str, Any]:
+        """What sample number `number` is made from, for a log: case, centre and the parameters of its augmentation."""
+        case = self.cases[self.order.case_of(number)]
+        center, drawn = self._draw(number, *self.prepared.load(case))
+        return {"sample": number, "case_id": case.case_id, "center": list(center), **drawn.as_plain()}
+
+    def _draw(self, number: int, prepared: Prepared, foreground: np.ndarray) -> tuple[tuple[float, ...], Drawn]:
+        random = np.random.default_rng((self.order.seed, 1, number))
         center = draw_center(
             random,
             shape=prepared.pixels.shape[1:],
@@ -61,11 +79,8 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Any]]]):
             foreground=foreground if self.ignored_label is None else foreground[foreground[:, 0] != self.ignored_label],
             foreground_fraction=self.foreground_fraction,
         )
-        drawn = self.augmentation.draw(random, len(self.patch_size))
-        pixels, annotation = cut_patch(
-            prepared.pixels, prepared.annotation, center=center, patch_size=self.patch_size, drawn=drawn
-        )
-        return case.case_id, pixels, self.sample_targets(annotation)
+        n_channels = len(prepared.pixels)
+        return center, self.augmentation.draw(random, spatial_dims=len(self.patch_size), n_channels=n_channels)
 
 
 class EvaluationCases(Dataset[Batch]):

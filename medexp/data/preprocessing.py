@@ -28,11 +28,13 @@ class Prepared:
         pixels: Normalised intensities.
         annotation: What is known of it, on the network's grid.
         placement: How the network's grid lies on the image's grid.
+        spacing_mm: Distance between neighbouring voxels along each axis of the network's grid (pixels without a scale).
     """
 
     pixels: Float[np.ndarray, "channels *spatial"]
     annotation: Annotation
     placement: Placement
+    spacing_mm: tuple[float, ...]
 
 
 class Preprocessing:
@@ -102,7 +104,12 @@ class Preprocessing:
         oriented = torch.from_numpy(writable(placement.orient(image.pixels)))
         pixels = resize_smooth(oriented, placement.resized_shape, self.interpolation).numpy()
         annotation = place_annotation(image.annotation or Annotation(), placement, resize_mask=self._resize_mask)
-        return Prepared(pixels=normalise(pixels), annotation=annotation, placement=placement)
+        return Prepared(
+            pixels=normalise(pixels),
+            annotation=annotation,
+            placement=placement,
+            spacing_mm=_network_spacing_mm(placement, image.geometry.spacing_mm),
+        )
 
     def placement(self, image: Image) -> Placement:
         """How the network's grid lies on the grid of an image."""
@@ -144,3 +151,9 @@ class Preprocessing:
                 "before"
             )
         return self.normalisation
+
+
+def _network_spacing_mm(placement: Placement, spacing_mm: tuple[float, ...]) -> tuple[float, ...]:
+    matrix, _ = placement.to_network()
+    voxels_per_mm = np.linalg.norm(matrix / np.array(spacing_mm), axis=1)
+    return tuple(float(spacing) for spacing in 1 / voxels_per_mm)

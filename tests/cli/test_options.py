@@ -14,11 +14,18 @@ from medexp.cli.places import conf_folder, groups, key_of, option_names
 from medexp.core.errors import UsageError
 from medexp.core.schema import RULES
 
+
+def _is_preset(group: str, option: str) -> bool:
+    """Whether a dataset is another one with some of its knobs set; test_presets.py composes those."""
+    file = conf_folder() / group / f"{option}.yaml"
+    return group == "dataset" and "_base" not in OmegaConf.load(file).defaults
+
+
 _OPTIONS = [
     (group, option)
     for group in groups([conf_folder()])
     for option in option_names(group, [conf_folder()])
-    if group not in ("post_processing", "derive")
+    if group not in ("post_processing", "derive") and not _is_preset(group, option)
 ]
 _STEPS = option_names("post_processing", [conf_folder()])
 # Values other than the default that a rule of the schema lets pass.

@@ -13,50 +13,55 @@ from medexp.core.objects import Objects
 from medexp.core.types import Annotation
 from medexp.data.augmentation import Drawn, cut_patch
 
-Cut = tuple[np.ndarray, tuple[float, ...], tuple[int, ...], tuple[int, ...]]
+# Angles, scale, centre, patch and flipped axes.
+Cut = tuple[tuple[float, ...], float, tuple[float, ...], tuple[int, ...], tuple[int, ...]]
+
+# A patch that is only cut lies on whole voxels, so its centre is a voxel's centre along axes of odd size and a face
+# along even ones.
+STRAIGHT: list[Cut] = [
+    ((), 1.0, (20.0, 17.5), (15, 16), ()),
+    ((), 1.0, (20.5, 17.0), (28, 33), (0,)),
+    ((), 1.0, (3.0, 33.0), (21, 21), (0, 1)),
+    ((), 1.4, (20.1, 17.6), (24, 31), (1,)),
+    ((), 0.73, (20.3, 17.8), (20, 21), (0,)),
+    ((), 1.3, (10.0, 11.2, 8.0), (18, 15, 16), (0, 2)),
+    ((), 1.0, (9.5, 11.0, 8.5), (16, 21, 18), (1,)),
+]
+ASKEW: list[Cut] = [
+    ((30.0,), 1.0, (20.0, 17.0), (19, 22), ()),
+    ((-75.0,), 1.3, (20.5, 16.6), (26, 31), (1,)),
+    ((90.0,), 1.0, (19.0, 18.0), (17, 17), (0, 1)),
+    ((0.0, 25.0, 0.0), 1.0, (9.0, 10.5, 8.0), (14, 16, 13), (0,)),
+    ((25.0, 0.0, -40.0), 0.8, (9.0, 10.0, 7.0), (12, 13, 14), (1, 2)),
+]
 
 
-def turned(degrees: float, dims: int = 2, plane: tuple[int, int] = (0, 1)) -> np.ndarray:
-    matrix, (i, j) = np.eye(dims), plane
-    matrix[i, i] = matrix[j, j] = math.cos(math.radians(degrees))
-    matrix[i, j], matrix[j, i] = -math.sin(math.radians(degrees)), math.sin(math.radians(degrees))
+def matrix_of(cut: Cut) -> np.ndarray:
+    """From offsets in the patch to offsets in the image."""
+    degrees, scale, center, *_ = cut
+    matrix = np.eye(len(center)) / scale
+    for angle, (i, j) in zip(np.radians(degrees), [(0, 1), (0, 2), (1, 2)], strict=False):
+        turn = np.eye(len(center))
+        turn[[i, j], [i, j]], turn[i, j], turn[j, i] = math.cos(angle), math.sin(angle), -math.sin(angle)
+        matrix = matrix @ turn
     return matrix
 
 
-# Matrix, centre, patch and flipped axes. A patch that is only cut lies on whole voxels, so its centre is a voxel's
-# centre along axes of odd size and a face along even ones.
-STRAIGHT: list[Cut] = [
-    (np.eye(2), (20.0, 17.5), (15, 16), ()),
-    (np.eye(2), (20.5, 17.0), (28, 33), (0,)),
-    (np.eye(2), (3.0, 33.0), (21, 21), (0, 1)),
-    (np.eye(2) / 1.4, (20.1, 17.6), (24, 31), (1,)),
-    (np.eye(2) / 0.73, (20.3, 17.8), (20, 21), (0,)),
-    (np.eye(3) / 1.3, (10.0, 11.2, 8.0), (18, 15, 16), (0, 2)),
-    (np.eye(3), (9.5, 11.0, 8.5), (16, 21, 18), (1,)),
-]
-ASKEW: list[Cut] = [
-    (turned(30.0), (20.0, 17.0), (19, 22), ()),
-    (turned(-75.0) / 1.3, (20.5, 16.6), (26, 31), (1,)),
-    (turned(90.0), (19.0, 18.0), (17, 17), (0, 1)),
-    (turned(25.0, 3, (0, 2)), (9.0, 10.5, 8.0), (14, 16, 13), (0,)),
-    (turned(25.0, 3, (0, 1)) @ turned(-40.0, 3, (1, 2)) / 0.8, (9.0, 10.0, 7.0), (12, 13, 14), (1, 2)),
-]
-
-
 def shape_of(cut: Cut) -> tuple[int, ...]:
-    return (40, 36) if len(cut[1]) == 2 else (20, 22, 18)
+    return (40, 36) if len(cut[2]) == 2 else (20, 22, 18)
 
 
 def cut_out(known: Annotation, cut: Cut) -> Annotation:
-    matrix, center, patch_size, flips = cut
+    degrees, scale, center, patch_size, flips = cut
     pixels = np.zeros((1, *shape_of(cut)), dtype=np.float32)
-    drawn = Drawn(matrix=matrix, axes_flipped=flips)
-    return cut_patch(pixels, known, center=center, patch_size=patch_size, drawn=drawn)[1]
+    drawn = Drawn(rotation_degrees=degrees, scale=scale, axes_flipped=flips)
+    spacing_mm = (1.0,) * len(center)
+    return cut_patch(pixels, known, center=center, patch_size=patch_size, drawn=drawn, spacing_mm=spacing_mm)[1]
 
 
 def resampled(array: np.ndarray, cut: Cut, *, order: int, outside: float = 0.0) -> np.ndarray:
     """Patch voxel o shows the image at center + matrix @ (o - middle of the patch), then it is flipped."""
-    matrix, center, patch_size, flips = cut
+    matrix, (_, _, center, patch_size, flips) = matrix_of(cut), cut
     offset = np.array(center) - matrix @ ((np.array(patch_size) - 1) / 2)
     patch = ndimage.affine_transform(
         array, matrix, offset, output_shape=patch_size, order=order, mode="grid-constant", cval=outside
@@ -97,7 +102,7 @@ def test_instances_follow_the_voxels_and_keep_their_labels(cut):
 
 @pytest.mark.parametrize("cut", STRAIGHT)
 def test_boxes_lie_around_the_voxels_of_their_objects(cut):
-    shape, patch_size = shape_of(cut), cut[2]
+    shape = shape_of(cut)
     random = np.random.default_rng(1)
     checked = 0
     for _ in range(80):
@@ -110,7 +115,7 @@ def test_boxes_lie_around_the_voxels_of_their_objects(cut):
         # A wider image, so that boxes that leave it have voxels there.
         padded = np.zeros([n + 40 for n in shape], dtype=np.uint8)
         padded[tuple(slice(first + 20, stop + 20) for first, stop in zip(low, high, strict=True))] = 1
-        wider = (cut[0], tuple(value + 20 for value in cut[1]), patch_size, cut[3])
+        wider = (*cut[:2], tuple(value + 20 for value in cut[2]), *cut[3:])
         (seen,) = ndimage.find_objects(resampled(padded, wider, order=0))
         checked += 1
         np.testing.assert_array_less(np.abs(patch.low[0] - [axis.start for axis in seen]), 1.0)
@@ -120,7 +125,7 @@ def test_boxes_lie_around_the_voxels_of_their_objects(cut):
 
 @pytest.mark.parametrize("cut", ASKEW)
 def test_a_turned_box_holds_the_voxels_of_its_object(cut):
-    low = np.array(cut[1]).astype(int) - 2
+    low = np.array(cut[2]).astype(int) - 2
     high = low + np.array([6, 3, 4])[: len(low)]
     instances = np.zeros(shape_of(cut), dtype=np.int32)
     instances[tuple(slice(*ends) for ends in zip(low, high, strict=True))] = 1
@@ -135,7 +140,7 @@ def test_a_turned_box_holds_the_voxels_of_its_object(cut):
 
 @pytest.mark.parametrize("cut", STRAIGHT + ASKEW)
 def test_places_follow_the_image_exactly(cut):
-    shape, patch_size = shape_of(cut), np.array(cut[2])
+    shape, patch_size = shape_of(cut), np.array(cut[3])
     random = np.random.default_rng(2)
     places = random.uniform(1, np.array(shape) - 1, size=(300, len(shape)))
     known = Annotation(objects=Objects.of(np.tile(places, (1, 2)), np.arange(300)))
@@ -145,14 +150,14 @@ def test_places_follow_the_image_exactly(cut):
     # An image whose intensities are its own coordinates tells what lies at a place of the patch; voxel i's centre is
     # at i + 1/2. A wide frame keeps the zeros outside away.
     wide = [np.arange(-60, n + 60, dtype=float) for n in shape]
-    shifted = (cut[0], tuple(value + 60 for value in cut[1]), tuple(patch_size + 4), cut[3])
+    shifted = (*cut[:2], tuple(value + 60 for value in cut[2]), tuple(patch_size + 4), cut[4])
     for axis, ramp in enumerate(np.meshgrid(*wide, indexing="ij")):
         shown = resampled(ramp, shifted, order=1)
         found = ndimage.map_coordinates(shown, (patch.centers - 0.5 + 2).T, order=1)
         np.testing.assert_allclose(found + 0.5, places[patch.labels, axis], atol=1e-6)
     # And those that are gone lie outside.
-    inverse = np.linalg.inv(cut[0])
-    inside = np.abs((places - 0.5 - np.array(cut[1])) @ inverse.T) < patch_size / 2
+    inverse = np.linalg.inv(matrix_of(cut))
+    inside = np.abs((places - 0.5 - np.array(cut[2])) @ inverse.T) < patch_size / 2
     assert np.array_equal(np.flatnonzero(inside.all(axis=1)), patch.labels)
 
 
@@ -162,8 +167,14 @@ def test_a_plain_patch_between_voxels_takes_its_places_along():
     place = Objects.of(np.array([[4.5, 6.5, 4.5, 6.5]]), np.array([1]))
     for center in [(5.0, 5.0), (5.5, 4.5), (4.9, 5.2)]:
         for flips in [(), (0,), (0, 1)]:
-            drawn = Drawn(matrix=np.eye(2), axes_flipped=flips)
-            patch, known = cut_patch(pixels, Annotation(objects=place), center=center, patch_size=(6, 6), drawn=drawn)
+            patch, known = cut_patch(
+                pixels,
+                Annotation(objects=place),
+                center=center,
+                patch_size=(6, 6),
+                drawn=Drawn(axes_flipped=flips),
+                spacing_mm=(1.0, 1.0),
+            )
             row, column = np.floor(known.objects.low[0]).astype(int)
             assert patch[0, row, column] == pixels[0, 4, 6]
             assert (known.objects.low[0] % 1).tolist() == [0.5, 0.5]
@@ -172,7 +183,7 @@ def test_a_plain_patch_between_voxels_takes_its_places_along():
 def test_a_box_that_the_patch_cuts_ends_at_its_edge():
     boxes = np.array([[0.0, 0, 10, 10], [0.0, 0, 7, 7], [12.0, 12, 30, 18], [9.0, 9, 9, 9]])
     known = Annotation(objects=Objects.of(boxes, np.array([1, 2, 3, 4])), image_labels=(6,))
-    cut = (np.eye(2), (9.5, 9.5), (12, 12), ())  # voxels 4 to 15 of each axis
+    cut: Cut = ((), 1.0, (9.5, 9.5), (12, 12), ())  # voxels 4 to 15 of each axis
     patch = cut_out(known, cut)
     assert patch.objects.labels.tolist() == [1, 4]
     assert patch.objects.boxes.tolist() == [[0, 0, 6, 6], [5, 5, 5, 5]]
@@ -194,7 +205,7 @@ def test_ids_of_any_integer_type_are_cut(dtype):
 def test_a_patch_beside_all_objects_has_none():
     instances, objects = blobs((40, 36))
     for known in (Annotation(instances=instances, objects=objects), Annotation(objects=objects)):
-        for matrix in (np.eye(2), turned(20.0)):
-            patch = cut_out(known, (matrix, (200.0, -90.0), (8, 9), (1,)))
+        for degrees in ((), (20.0,)):
+            patch = cut_out(known, (degrees, 1.0, (200.0, -90.0), (8, 9), (1,)))
             assert patch.objects.boxes.shape == (0, 4)
             assert patch.instances is None or not patch.instances.any()

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -223,3 +225,41 @@ def test_processes_of_a_script_without_a_guard_prepare_what_one_process_does(tmp
     assert len({pid for _, pid in read[:6]}) == 1
     assert len({pid for _, pid in read[6:]}) >= 2
     assert sorted(case for case, _ in read) == sorted(2 * [f"case_{number}" for number in range(6)])
+
+
+ENDLESS = """
+import os
+import time
+from pathlib import Path
+
+from medexp.core.types import Case
+from medexp.data import _parallel
+
+
+def work(case, wait):
+    Path(case.case_id).write_text(str(os.getpid()))
+    time.sleep(0 if case.case_id == "0" else 300)
+    return 100
+
+
+_parallel._ALONE_S = _parallel._WORTH_S = 0.0
+_parallel.for_each_case(work, [Case(str(number), "p", ()) for number in range(3)], doing="preparing")
+"""
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
+    (tmp_path / "script.py").write_text(ENDLESS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), _parallel.PROCESSES: "2"}
+    first = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, env=environment)
+    others = [tmp_path / "1", tmp_path / "2"]
+    wait_for(lambda: all(file.exists() and file.read_text() for file in others))
+    first.kill()
+    first.wait()
+    wait_for(lambda: not any(Path("/proc", file.read_text()).exists() for file in others))
+
+
+def wait_for(happened: Callable[[], bool], *, seconds: float = 90) -> None:
+    give_up = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)

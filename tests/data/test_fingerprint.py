@@ -17,10 +17,9 @@ from medexp.core.errors import DataError
 from medexp.core.geometry import Geometry
 from medexp.core.objects import Objects
 from medexp.core.types import Annotation, Case, Image
-from medexp.data.fingerprint import CaseSummaries, CaseSummary, Fingerprint, known_of, summarise
+from medexp.data.fingerprint import CaseSummaries, CaseSummary, Fingerprint, summarise
 from medexp.data.fingerprint.dataset import weighted_percentile
 from medexp.data.fingerprint.page import write_page
-from medexp.data.splits import KFold, informed
 
 
 def image_of(
@@ -324,21 +323,6 @@ def test_all_cases_that_cannot_be_measured_are_told_at_once(numpy_source, tmp_pa
     assert [fault.case_id for fault in told.value.faults] == ["case_1", "case_4"]
     (source.folder / "2_mask.npy").write_bytes(b"no array")
     assert list(summaries_of(source, tmp_path / "cache").readable(cases)) == ["case_0", "case_3", "case_5"]
-
-
-def test_a_split_is_stratified_by_what_was_measured(numpy_source, tmp_path):
-    source = numpy_source(n_cases=12)
-    cases = source.cases()
-    for number in range(8):
-        np.save(source.folder / f"{number}_mask.npy", np.eye(12, 10, dtype=np.int16))
-    (source.folder / "11_image.npy").unlink()
-    known = known_of(summaries_of(source, tmp_path / "cache"))
-    assert known.labels == source.labels
-    split = informed(KFold(n_folds=4, seed=0, stratify="presence", stratify_classes=["lesion"]), known)
-    for fold in range(4):
-        held_out = [int(case.case_id[5:]) for case in split(cases, fold=fold).val]
-        assert len(held_out) == 3
-        assert sum(8 <= number < 11 for number in held_out) <= 1
 
 
 @pytest.mark.real_data

@@ -310,3 +310,16 @@ def test_a_scale_that_follows_from_a_dataset_is_fitted_before_it_is_used():
     expected = [(low - mean) / std, (low - mean) / std, 0.0, (np.percentile(values, 99.5) - mean) / std]
     np.testing.assert_allclose(fitted(image).pixels[0, 0], expected, atol=1e-4)
     assert fitted.fit(channels=("CT",), foreground=lambda: pytest.fail("it was fitted")) is fitted
+
+
+def test_the_spacing_of_the_networks_grid_is_that_of_its_own_axes() -> None:
+    affine = np.array([[0, 0, 3.0, 0], [-0.5, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])
+    geometry = Geometry(shape=(40, 20, 8), affine=affine)
+    image = Image(
+        Case("c", "c", ()), np.random.default_rng(0).random((1, 40, 20, 8)).astype(np.float32), None, geometry
+    )
+    own = Preprocessing(orient=True, spacing_mm=None, normalisation=ZScore())(image)
+    assert own.pixels.shape[1:] == (8, 40, 20)
+    assert own.spacing_mm == pytest.approx((3.0, 0.5, 1.0))
+    resampled = Preprocessing(orient=True, spacing_mm=[1.5, 1.0, 1.0], normalisation=ZScore())(image)
+    assert resampled.spacing_mm == pytest.approx((1.5, 1.0, 1.0))

@@ -2,6 +2,6 @@
 
 from medexp.data.fingerprint.case import CaseSummary, summarise
 from medexp.data.fingerprint.dataset import Fingerprint
-from medexp.data.fingerprint.store import CaseSummaries, known_of
+from medexp.data.fingerprint.store import CaseSummaries
 
-__all__ = ["CaseSummaries", "CaseSummary", "Fingerprint", "known_of", "summarise"]
+__all__ = ["CaseSummaries", "CaseSummary", "Fingerprint", "summarise"]

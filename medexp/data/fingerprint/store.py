@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from medexp.data._parallel import for_each_case
 from medexp.data.fingerprint import case as measuring
 from medexp.data.fingerprint import objects
 from medexp.data.fingerprint.case import CaseSummary
-from medexp.data.splits import Contents, Known
 
 _FILE = "summary.json"
 # The database of the prepared cases, so that each file is hashed once for both.
@@ -69,7 +67,7 @@ class CaseSummaries:
         return {case.case_id: self._read(case) for case in cases}
 
     def readable(self, cases: Sequence[Case]) -> dict[str, CaseSummary]:
-        """The same of those cases that can be read; of the others it is told where they are checked or prepared."""
+        """The same of those cases that can be read; what is wrong with the others, the check of the data tells."""
         there = [case for case in cases if not case.faults and all(path.is_file() for path in case.files)]
         try:
             return self.of(there)
@@ -112,29 +110,3 @@ def _missing(case: Case, path: Path) -> Fault:
         found="nothing under this name",
         remedy="restore it or remove the case",
     )
-
-
-def known_of(summaries: CaseSummaries) -> Known:
-    """What a split may ask about the cases of a dataset.
-
-    Args:
-        summaries: Of the dataset's cases; asked where the split is stratified, and only then.
-
-    Returns:
-        The answers. A case that cannot be read shows nothing.
-    """
-
-    def contents(cases: Sequence[Case]) -> dict[str, Contents]:
-        found = summaries.readable(cases)
-        nothing = Contents(image_labels=())
-        return {case.case_id: _contents(found[case.case_id]) if case.case_id in found else nothing for case in cases}
-
-    return Known(labels=dict(summaries.source.labels), contents=contents)
-
-
-def _contents(summary: CaseSummary) -> Contents:
-    amounts = {
-        label: float(shown.n_objects) if math.isnan(shown.volume_mm3) else shown.volume_mm3
-        for label, shown in summary.classes.items()
-    }
-    return Contents(image_labels=summary.image_labels, amounts=amounts)
