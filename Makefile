@@ -6,7 +6,7 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench tour reproducibility clean
+.PHONY: help install demo test check format bench bench-loaders bench-storage tour reproducibility clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
@@ -38,6 +38,12 @@ check: $(INSTALLED)  ## format, lint, types, layers, docstrings
 
 bench: $(INSTALLED)  ## time a training step against a plain script (ROOT=folder of MSD Task04)
 	$(BIN)/python tests/bench/train_step.py $(if $(ROOT),--root $(ROOT))
+
+bench-loaders: $(INSTALLED)  ## time the loading of patches beside nnU-Net, TorchIO and MONAI, as far as they are installed
+	$(BIN)/python tests/bench/loaders.py
+
+bench-storage: $(INSTALLED)  ## time reading patches from npy, blosc2 and zarr, as far as they are installed
+	$(BIN)/python tests/bench/storage.py
 
 tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.md
 	$(BIN)/python tests/bench/tour.py

@@ -2,8 +2,7 @@
 
 Eight volumes of 160 voxels along each axis, patches of 64, `augmentation=full`, two loading processes, batches of two.
 Every measurement runs in a process of its own, in turns, as a machine's speed drifts. Run by `make bench-loaders`. Of
-the others only MONAI is a dependency: `pip install torchio nnunetv2` for the whole table, which stands in
-docs/benchmarks.md.
+the others only MONAI is a dependency: `pip install torchio nnunetv2` for the whole table.
 """
 
 from __future__ import annotations
