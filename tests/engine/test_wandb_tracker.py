@@ -160,7 +160,9 @@ def test_nothing_of_patients_and_of_the_machine_is_told(tmp_path: Path) -> None:
     )  # fmt: skip
     run = medexp.train(config)
     assert list(run.folder.overlays.iterdir())
-    told = {"the folder": str(tmp_path), "a home": str(Path.home()), "the host": socket.gethostname()}
+    told = {"the folder": str(tmp_path), "a home": str(Path.home())}
+    if len(socket.gethostname()) > 4:  # shorter ones are found in random ids
+        told["the host"] = socket.gethostname()
     told |= {"a patient": "CANARY", "the program": sys.executable, "the repository": str(Path(__file__).parents[2])}
     told |= {"the user": f"/{getpass.getuser()}/"}
     files = [path for path in (run.path / "wandb").rglob("*") if path.is_file()]

@@ -141,7 +141,7 @@ def test_a_network_of_maps_is_refused():
 def test_an_inferer_that_joins_maps_is_refused(tmp_path):
     overrides = [
         "dataset=lesion_labels", "task=classification", "model=densenet", "loss=focal", "inferer=sliding_window",
-        "post_processing.steps=[]", "metrics=[auroc]", f"paths.cache={tmp_path}", "dataset.source.source.n_cases=5",
+        "post_processing.steps=[]", "metrics=[auroc]", f"paths.cache={tmp_path}", "dataset.source.n_cases=5",
         "dataset.workers=0",
     ]  # fmt: skip
     with pytest.raises(UsageError, match="the task has no maps; choose inferer=whole"):
@@ -155,8 +155,8 @@ def test_one_label_is_nothing_to_tell_apart():
 
 def test_a_run_in_3d_is_recorded_with_a_row_for_each_class(tmp_path):
     overrides = [
-        "dataset=lesion_labels", "dataset.source.source.spatial_dims=3", "dataset.source.source.shape=[16,16,16]",
-        "dataset.source.source.spacing_mm=[1.0,1.0,1.0]", "dataset.source.source.n_cases=10",
+        "dataset=lesion_labels", "dataset.source.spatial_dims=3", "dataset.source.shape=[16,16,16]",
+        "dataset.source.spacing_mm=[1.0,1.0,1.0]", "dataset.source.n_cases=10",
         "dataset.patch_size=[16,16,16]",
         "dataset.batch_size=2", "task=classification", "model=densenet", "model.block_config=[1,1]", "loss=focal",
         "inferer=whole", "post_processing.steps=[]", "metrics=[auroc,accuracy]", "trainer.max_steps=2", "overlays=0",

@@ -287,7 +287,7 @@ class Named(torch.nn.Module):
 
 def test_a_run_is_trained_judged_and_recorded(tmp_path):
     overrides = [
-        "dataset=lesion_boxes", "dataset.source.source.n_cases=6", "dataset.source.source.shape=[32,32]",
+        "dataset=lesion_boxes", "dataset.source.n_cases=6", "dataset.source.shape=[32,32]",
         "dataset.patch_size=[32,32]", "dataset.batch_size=2", "dataset.split.n_folds=2", "task=detection/retinanet",
         "model=retinanet", "model.channels=[8,8,8,8]", "model.pyramid_channels=8", "loss=focal", "inferer=whole",
         "post_processing.steps=[]", "metrics=[mean_ap,detection_f1]", "task.score_threshold=0.0",
