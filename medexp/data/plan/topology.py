@@ -11,7 +11,9 @@ LEAST_FEATURES = 4
 MOST_ANISOTROPIC = 2.0
 # A lone axis is pooled only while that leaves somewhat more than the least.
 _LEAST_ALONE = 3 * LEAST_FEATURES
-_LEAST_LEVELS = 3
+LEAST_LEVELS = 3
+
+Numbers = Sequence[float | int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Topology:
             found.append(field)
         return tuple(found)
 
+    def without_coarsest(self) -> Topology:
+        """The same without its last level; the one that is coarsest then has the kernel of the last."""
+        return Topology(self.strides[:-1], (*self.kernel_sizes[:-2], self.kernel_sizes[-1]))
+
     def shapes(self, patch_size: Sequence[int]) -> list[tuple[int, ...]]:
         """Shape of the feature maps of each level."""
         shape, found = tuple(patch_size), []
@@ -60,7 +66,7 @@ class Topology:
 
 
 def topology(
-    patch_size: Sequence[float], spacing_mm: Sequence[float], *, divisible: bool = False, most_levels: int | None = None
+    patch_size: Numbers, spacing_mm: Numbers, *, divisible: bool = False, most_levels: int | None = None
 ) -> Topology:
     """The levels for a patch, by nnU-Net's rules.
 
@@ -94,13 +100,13 @@ def topology(
             size[axis] = math.ceil(size[axis] / 2)
             spacing[axis] *= 2
     kernels.append((3,) * len(size))
-    missing = max(0, _LEAST_LEVELS - len(strides))
+    missing = max(0, LEAST_LEVELS - len(strides))
     return Topology(
         strides=(*strides, *[(1,) * len(size)] * missing), kernel_sizes=(*kernels, *[(3,) * len(size)] * missing)
     )
 
 
-def _pooled_axes(size: Sequence[float], spacing: Sequence[float], *, divisible: bool) -> list[int]:
+def _pooled_axes(size: Numbers, spacing: Numbers, *, divisible: bool) -> list[int]:
     """Axes that the next level pools."""
     large = [axis for axis, n in enumerate(size) if n >= 2 * LEAST_FEATURES and (not divisible or n % 2 == 0)]
     finest = min((spacing[axis] for axis in large), default=0.0)
@@ -108,7 +114,7 @@ def _pooled_axes(size: Sequence[float], spacing: Sequence[float], *, divisible: 
     return [] if len(pooled) == 1 and size[pooled[0]] < _LEAST_ALONE else pooled
 
 
-def padded(patch_size: Sequence[float], multiples: Sequence[int]) -> tuple[int, ...]:
+def padded(patch_size: Numbers, multiples: Sequence[int]) -> tuple[int, ...]:
     """The smallest patch that is a multiple along each axis and not smaller.
 
     >>> padded((35, 50, 36), (8, 8, 8))
