@@ -218,6 +218,7 @@ def _in_turns(names: list[str], arguments: argparse.Namespace) -> dict[str, list
                 [sys.executable, __file__, *words, *arguments.overrides], stdout=subprocess.PIPE, text=True, check=True
             )
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, found[name][-1], file=sys.stderr, flush=True)
     return found
 
 

@@ -22,7 +22,7 @@ _NAMES = ("rotation", "scale", "elastic", "noise", "blur", "contrast", "low_reso
 @pytest.fixture
 def samples(numpy_source, tmp_path):
     """The stream of a small dataset with every ingredient on some of the samples."""
-    source = numpy_source(n_cases=3, shape=(24, 20))
+    source = numpy_source(n_cases=3, shape=(24, 20), spacing_mm=(1.0, 3.0))
     cases = source.cases()
     preprocessing = Preprocessing(orient=False, spacing_mm=None, normalisation=ZScore())
     return TrainingSamples(
@@ -59,7 +59,7 @@ def test_the_recorded_parameters_make_the_sample_again(samples):
             center=center,
             patch_size=(12, 10),
             drawn=Drawn(**plain, intensities=tuple(changes)),
-            spacing_mm=(1.0, 1.0),
+            spacing_mm=(1.0, 3.0),
         )
         assert torch.equal(again, pixels)
         assert np.array_equal(known.mask, targets["semantic"].numpy())
