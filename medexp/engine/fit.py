@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from medexp.core import environment
 from medexp.core.config import comparable, plain
 from medexp.core.errors import MedexpError, RecordError, RunInterruptedError
-from medexp.core.files import write_text
+from medexp.core.files import write_json, write_text
 from medexp.core.hardware import available_cores
 from medexp.core.hashing import hash_plain
 from medexp.core.instantiate import instantiate, targets, trust_folders, user_module_file
 from medexp.core.record import Record, RunFolder, Status, changes, now, run_folder
 from medexp.core.schema import check_values
+from medexp.data.plan.configured import fill_in, plan_name, plan_values, planned_keys
 from medexp.engine.build import build
 from medexp.engine.checkpoints import CheckpointFolder
 from medexp.engine.evaluation import plain_results, write_evidence
@@ -57,6 +59,7 @@ def train(config: DictConfig) -> Run:
         if not processes.is_first:
             return Run(follow(processes).path)
         study = Study(Path(config.paths.runs), config.study)
+        plan = _pin_plan(config, study)
         _pin_threads(config, study, processes)
         with configured_process(config):
             if config.precision == "auto":
@@ -64,7 +67,16 @@ def train(config: DictConfig) -> Run:
             check_precision(config.precision, device=processes.device)
             folder = run_folder(Path(config.paths.runs), config.study, config.axes)
             with folder.lock(), logging_to(folder.log):
-                return _Job(config, folder, processes).run()
+                return _Job(config, folder, processes, plan=plan).run()
+
+
+def _pin_plan(config: DictConfig, study: Study) -> dict[str, Any] | None:
+    """Fill in what the configuration leaves to the plan of the dataset; None where that is nothing."""
+    if not planned_keys(config):
+        return None
+    values: dict[str, Any] = study.pin(plan_name(config), lambda: plan_values(config))
+    fill_in(config, values)
+    return values
 
 
 def _pin_threads(config: DictConfig, study: Study, processes: Processes) -> None:
@@ -87,8 +99,11 @@ def _loading_workers(config: DictConfig) -> tuple[int, str]:
 class _Job:
     """One run under its lock."""
 
-    def __init__(self, config: DictConfig, folder: RunFolder, processes: Processes) -> None:
+    def __init__(
+        self, config: DictConfig, folder: RunFolder, processes: Processes, *, plan: dict[str, Any] | None
+    ) -> None:
         self.config = config
+        self.plan = plan
         self.folder = folder
         self.processes = processes
         self.plain = plain(config)
@@ -180,6 +195,9 @@ class _Job:
 
     def _write_start(self) -> None:
         write_text(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.plain)))
+        write_json(self.folder.path / "split.json", self.parts.data.parts.as_plain())
+        if self.plan is not None:
+            write_json(self.folder.path / "plan.json", self.plan)
         self.record.determinism = determinism_note(
             device=_device(self.config), deterministic=self.config.trainer.deterministic
         )

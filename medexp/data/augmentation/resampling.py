@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Integer
 
+from medexp.data._mapped import announce
+
 # Whole numbers up to here are exact in fp32.
 _EXACT = 2**24
 
@@ -38,6 +40,7 @@ def read_window(
     window = (np.empty if is_inside else np.zeros)((array.shape[0], *size), dtype=dtype)
     if all(low < high for low, high in ends):
         source = tuple(slice(low, high) for low, high in ends)
+        announce(array, (slice(0, array.shape[0]), *source))
         target = tuple(slice(low - first, high - first) for (low, high), first in zip(ends, start, strict=True))
         # The copy into a reversed view reverses, at no cost.
         np.flip(window, tuple(axis + 1 for axis in axes_flipped))[:, *target] = array[:, *source]
