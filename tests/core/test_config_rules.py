@@ -22,6 +22,10 @@ GROUPS = (
     "augmentation",
     "callbacks",
     "dataset",
+    "dataset/preprocessing",
+    "dataset/preprocessing/normalisation",
+    "dataset/split",
+    "derive",
     "inferer",
     "loss",
     "metrics",
@@ -86,7 +90,7 @@ EXEMPT_IN_OPTIMIZERS = {
 @functools.cache
 def content_of(option: str) -> dict[str, Any]:
     """Uninterpolated content of an option file, its defaults merged by Hydra."""
-    group, name = option.split("/")
+    group, _, name = option.rpartition("/")
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3", job_name="test"):
         composed = compose("train", overrides=[f"+{group}@probe={name}"])
     content = OmegaConf.to_container(composed.probe, resolve=False)
@@ -97,7 +101,7 @@ def content_of(option: str) -> dict[str, Any]:
 @pytest.fixture(params=OPTIONS)
 def option(request) -> tuple[str, dict[str, Any]]:
     """Group and content of an option file."""
-    return request.param.split("/")[0], content_of(request.param)
+    return request.param.rpartition("/")[0], content_of(request.param)
 
 
 def nodes(content: Any) -> Iterator[Mapping[str, Any]]:

@@ -23,7 +23,7 @@ from medexp.engine.run import Run
 _HARD = (
     "model.dropout=0.2",
     "augmentation=light",
-    "callbacks=[progress,ema]",
+    "callbacks=[progress,ema,augmentation_log]",
     "callbacks.ema.decay=0.7",
     "trainer.accumulate=2",
     "trainer.max_epochs=3",
@@ -57,6 +57,12 @@ def _assert_bitwise_equal(run: Run, other: Run) -> None:
     assert _unequal(_last(run), _last(other)) == []
     for name in ("steps.jsonl", "history.csv", "evidence.csv"):
         assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
+    if "augmentation_log" in run.config.callbacks:
+        assert _drawn(run) == _drawn(other)
+
+
+def _drawn(run: Run) -> bytes:
+    return (run.path / "augmentation.jsonl").read_bytes()
 
 
 def _killed_after(run: Run, name: str, runs: Path) -> Path:
@@ -132,7 +138,7 @@ def _wait_for_checkpoint(runs: Path, *, process: subprocess.Popen[bytes]) -> Non
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_process_is_told_and_resumes_bitwise_equal(tmp_path: Path, number: signal.Signals) -> None:
     hard = [*_HARD, "trainer.validate_every_epochs=1", "dataset.workers=1"]
-    hard[hard.index("trainer.max_epochs=3")] = "trainer.max_epochs=40"
+    hard[hard.index("trainer.max_epochs=3")] = "trainer.max_epochs=15"
     hard[hard.index("trainer.checkpoints.keep_last=100")] = "trainer.checkpoints.keep_last=1"
     process = _start(tmp_path / "runs", *hard)
     _wait_for_checkpoint(tmp_path / "runs", process=process)

@@ -74,7 +74,7 @@ class Cells:
         """Label id of each box."""
         ids = [self._label(item) for item in (self._items(cell) if not _is_empty(cell) else [])]
         if len(ids) != boxes:
-            raise UnfitCellError("boxes", f"a label for each of {boxes} boxes", "correct the table")
+            raise UnfitCellError("malformed_object", f"a label for each of {boxes} boxes", "correct the table")
         return ids
 
     def boxes(self, cell: object, *, rows_first: bool) -> list[list[float]]:
@@ -90,7 +90,9 @@ class Cells:
         boxes = _parsed(cell)
         if not isinstance(boxes, list) or not all(_is_box(box, 2 * self.spatial_dims) for box in boxes):
             corners = "x1, y1, x2, y2" if self.spatial_dims == 2 else "x1, y1, z1, x2, y2, z2"
-            raise UnfitCellError("boxes", f"a JSON list such as [[{corners}], ...]", "write [] where there is no box")
+            raise UnfitCellError(
+                "malformed_object", f"a JSON list such as [[{corners}], ...]", "write [] where there is no box"
+            )
         step = -1 if rows_first else 1
         found = []
         for box in boxes:
@@ -105,7 +107,7 @@ class Cells:
             return None
         number = _whole(cell)
         if number is None or number < 0:
-            raise UnfitCellError("fold", "a whole number from 0 on", "correct the table")
+            raise UnfitCellError("unreadable_row", "a whole number from 0 on", "correct the table")
         return number
 
     def split(self, cell: object) -> str | None:
@@ -114,7 +116,7 @@ class Cells:
             return None
         if cell not in SPLITS:
             hint = did_you_mean(str(cell), SPLITS)
-            raise UnfitCellError("split", f"{', '.join(SPLITS)} or an empty cell", f"correct the table{hint}")
+            raise UnfitCellError("unknown_part", f"{', '.join(SPLITS)} or an empty cell", f"correct the table{hint}")
         return str(cell)
 
     def text(self, cell: object, *, check: str) -> str:

@@ -290,7 +290,7 @@ def _numbers_of(dataset: Dataset, name: str) -> list[int]:
 
 def _off_grid(path: Path, case_id: str, found: str, grid: _Grid) -> Fault:
     return Fault(
-        check="grid",
+        check="unfit_grid",
         expected=f"to lie on the image's grid of {grid.shape} voxels within {grid.tolerance} voxels",
         found=found,
         remedy="check that it belongs to this series, or resample it to the image's grid",

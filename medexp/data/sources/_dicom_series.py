@@ -96,12 +96,12 @@ def faults_of_picture(header: Header, *, case_id: str) -> list[Fault]:
     faults = _faults_of_values([header], fault)
     if header.frames > 1:
         remedy = "save the frames as files of their own, or leave such series out with modalities"
-        faults.append(fault("frames", "one frame", f"{header.frames}", remedy))
+        faults.append(fault("several_frames", "one frame", f"{header.frames}", remedy))
     if header.shape is None:
         faults.append(fault("missing_tag", "Rows and Columns", "neither or one of them", _RESTORE))
     if header.spacing_mm is not None and min(header.spacing_mm) <= 0:
         found = f"PixelSpacing {header.spacing_mm}"
-        faults.append(fault("spacing", "distances above 0", found, "correct the header, or remove the tag"))
+        faults.append(fault("unfit_spacing", "distances above 0", found, "correct the header, or remove the tag"))
     return faults
 
 
@@ -174,7 +174,7 @@ def _faults_of_grid(headers: Sequence[Header], fault: Callable[..., Fault]) -> l
     if min(first.spacing_mm or (0.0,)) <= 0 or not _is_frame(first):
         found = f"PixelSpacing {first.spacing_mm}, ImageOrientationPatient {first.orientation}"
         expected = "distances above 0 and two directions of length 1 at right angles"
-        faults.append(fault("spacing", expected, found, "correct the header", first.path))
+        faults.append(fault("unfit_spacing", expected, found, "correct the header", first.path))
     return faults
 
 
@@ -289,7 +289,9 @@ def _values(dataset: Dataset, header: Header, case_id: str) -> Float32[np.ndarra
         fault = not_whole(header.path, error, case_id=case_id)
         if "Unable to dec" in str(error):  # pydicom's words where no decoder could do it
             remedy = "install pylibjpeg and its plugins, save the files without compression, or copy them again"
-            fault = replace(fault, check="compression", expected="a compression that can be read", remedy=remedy)
+            fault = replace(
+                fault, check="unknown_compression", expected="a compression that can be read", remedy=remedy
+            )
         raise DataError.of(fault) from error
 
 

@@ -105,7 +105,7 @@ class Groups:
         if match is not None and match[1]:
             return str(match[1]), ()
         expected = f"an id in which group_pattern {self.pattern.pattern!r} finds a patient"
-        return case_id, (Fault("group", expected, "none", "widen the pattern", case_id),)
+        return case_id, (Fault("missing_group", expected, "none", "widen the pattern", case_id),)
 
 
 def raise_errors(case: Case) -> None:

@@ -150,7 +150,7 @@ class Release:
         if self.part_of is not None and part in (None, "both"):
             expected = f"to stand in {' or '.join(_LISTS.values())}"
             remedy = "correct the lists, or set official_split=false"
-            yield Fault("split", expected, "neither" if part is None else "both", remedy, case_id, self.root)
+            yield Fault("unknown_part", expected, "neither" if part is None else "both", remedy, case_id, self.root)
         if image in self.copies:
             found = ", ".join(map(str, self.copies[image]))
             yield Fault("duplicate_image", "one file", found, "remove the copies", case_id, self.copies[image][0])

@@ -124,7 +124,9 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = "set paths.cache to a folder that is writable and has room"
-        raise DataError.of(Fault("cache", "to be written", f"an error ({error})", remedy, file=path)) from error
+        raise DataError.of(
+            Fault("unwritable_cache", "to be written", f"an error ({error})", remedy, file=path)
+        ) from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Member:

@@ -186,7 +186,7 @@ def _read_classes(path: Path) -> dict[int, str]:
     except (OSError, ValueError, TypeError, RecursionError, UsageError) as error:
         found = f"{type(error).__name__}: {error}"
         raise DataError.of(
-            Fault("classes", "a label id of its own for each class", found, remedy, file=path)
+            Fault("class_names", "a label id of its own for each class", found, remedy, file=path)
         ) from error
 
 

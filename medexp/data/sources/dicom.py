@@ -260,7 +260,7 @@ class DICOM:
         if self.group_by == "patient" and (len(patients) > 1 or not unit[0].patient_id):
             found = f"{len(patients)} in {len(unit)} files" if len(patients) > 1 else "none"
             remedy = "fill it in, or take the first folder below the root as the group with group_by=folder"
-            faults.append(Fault("group", "one PatientID", found, remedy, case_id, unit[0].path))
+            faults.append(Fault("missing_group", "one PatientID", found, remedy, case_id, unit[0].path))
         if self.one_series_per_folder and len(self._series_in[folder]) > 1:
             found = f"{len(self._series_in[folder])} in this folder"
             remedy = "move one of them away, or list each as a case with one_series_per_folder=false"

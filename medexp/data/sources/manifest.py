@@ -205,11 +205,11 @@ class Manifest:
             if column is not None
         }
         paths = tuple(path for path in images if path is not None)
-        name = reading.cell(self._columns["case_id"], partial(self._cells.text, check="case_id"))
+        name = reading.cell(self._columns["case_id"], partial(self._cells.text, check="unfit_case_id"))
         name = name or (self._path_id(images[0]) if images[0] is not None else f"line_{row.line}")
         case = Case(
             case_id=name,
-            group=reading.cell(self._columns["group"], partial(self._cells.text, check="group")) or name,
+            group=reading.cell(self._columns["group"], partial(self._cells.text, check="missing_group")) or name,
             images=paths,
             references=with_data_files(paths, {role: path for role, path in labels.items() if path is not None}),
             split=reading.cell(self._columns["split"], self._cells.split),

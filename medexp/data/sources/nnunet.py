@@ -137,7 +137,7 @@ class NnUNet:
         spacing = content.get("spacing") if isinstance(content, dict) else None
         if not isinstance(spacing, list) or len(spacing) != 3 or not all(_is_length(length) for length in spacing):
             expected, remedy = "{'spacing': [...]} with three lengths above 0", "correct the file"
-            return {}, (Fault("spacing", expected, repr(content)[:80], remedy, entry.case_id, path),)
+            return {}, (Fault("unfit_spacing", expected, repr(content)[:80], remedy, entry.case_id, path),)
         return {SPACING: [float(length) for length in spacing]}, ()
 
     def _repeated(self, case_id: str, folds: Sequence[int]) -> Fault:

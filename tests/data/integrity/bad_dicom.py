@@ -94,8 +94,8 @@ def dicom(root: Path) -> list[Planted]:
         Planted("24 rescale slope missing", "no_slope", "rescale_missing"),
         Planted("24 intercept not applied", "raw", "hounsfield_range"),
         Planted("24 CT outside the HU range", "wide", "hounsfield_range"),
-        Planted("8 zero spacing", "zero", "spacing"),
-        Planted("8 negative spacing", "negative", "spacing"),
+        Planted("8 zero spacing", "zero", "unfit_spacing"),
+        Planted("8 negative spacing", "negative", "unfit_spacing"),
         Planted("18 colours where grey is declared", "colour", "wrong_channels"),
         Planted("21 truncated file", "cut", "unreadable"),
     ]

@@ -72,7 +72,7 @@ def table(root: Path) -> list[Planted]:
         Planted("1 label missing for an image", "images__gone", "missing_label"),
         Planted("1 label missing for an image", "images__no_mask", "missing_label"),
         Planted("3 the same patient in two splits", "images__same_patient", "group_in_two_parts", words="patient 0"),
-        Planted("31 misspelt split", "images__odd_split", "split", words="train"),
+        Planted("31 misspelt split", "images__odd_split", "unknown_part", words="train"),
         Planted("14 undeclared label", "images__odd_label", "unknown_label", words="fibrosis"),
         Planted("1 image missing for a label", line_of["no_image"], "missing_image"),
         Planted("2 duplicate case ids", "images__sound 4 größe.1", "duplicate_case_id"),

@@ -111,27 +111,25 @@ def colliding_ids(data: Decathlon) -> Planted:
 
 def other_shape(data: Decathlon) -> Planted:
     data.add("other_shape", label=organ_and_lesion((16, 16, 11)))
-    return Planted(
-        "4 shape mismatch of image and label", "other_shape", ("shape_mismatch", "unreadable"), words="shape"
-    )
+    return Planted("4 shape mismatch of image and label", "other_shape", "shape_mismatch", words="shape")
 
 
 def other_spacing(data: Decathlon) -> Planted:
     data.add("other_spacing")
     save(data.label("other_spacing"), organ_and_lesion(), moved(stretch=1.25))
-    return Planted("5 spacing mismatch", "other_spacing", ("spacing_mismatch", "unreadable"), words="affine")
+    return Planted("5 spacing mismatch", "other_spacing", "spacing_mismatch", words="spacing")
 
 
 def other_origin(data: Decathlon) -> Planted:
     data.add("other_origin")
     save(data.label("other_origin"), organ_and_lesion(), moved(shift_mm=4.0))
-    return Planted("6 origin mismatch", "other_origin", ("affine_mismatch", "unreadable"), words="affine")
+    return Planted("6 origin mismatch", "other_origin", "affine_mismatch", words="affine")
 
 
 def other_direction(data: Decathlon) -> Planted:
     data.add("other_direction")
     save(data.label("other_direction"), organ_and_lesion(), moved(turned=True))
-    return Planted("6 direction mismatch", "other_direction", ("affine_mismatch", "unreadable"), words="affine")
+    return Planted("6 direction mismatch", "other_direction", "affine_mismatch", words="affine")
 
 
 def forms_disagree(data: Decathlon) -> Planted:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+import medexp.data
 from medexp.core.errors import UsageError
 from medexp.core.faults import Fault, Severity
 from medexp.data.integrity import CHECKS, Mode, Policy
 from medexp.data.integrity.checks import Level, fault
+
+CODE = Path(medexp.data.__file__).parent
 
 
 def of(check: str) -> Fault:
@@ -63,6 +70,22 @@ def test_words_that_are_not_known_are_refused_with_the_nearest(integrity: str, c
 def test_all_wrong_words_are_named_at_once() -> None:
     with pytest.raises(UsageError, match=r"no_such.*other_one"):
         Policy.of("error", {"no_such": "ignore", "other_one": "ignore"})
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Names of checks that are written out in code that tells faults."""
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call):
+            function = getattr(call.func, "id", getattr(call.func, "attr", ""))
+            first = call.args[:1] if function in ("Fault", "fault", "tell", "UnfitCellError") else []
+            given = [*first, *(keyword.value for keyword in call.keywords if keyword.arg == "check")]
+            yield from (name.value for name in given if isinstance(name, ast.Constant) and isinstance(name.value, str))
+
+
+def test_every_fault_that_is_told_is_one_of_the_checks() -> None:
+    told = {name: file for file in CODE.rglob("*.py") for name in names_in(ast.parse(file.read_text()))}
+    assert len(told) > 50
+    assert {name: file.name for name, file in told.items() if name not in CHECKS} == {}
 
 
 def test_every_check_says_what_it_finds() -> None:

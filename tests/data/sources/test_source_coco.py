@@ -387,4 +387,4 @@ def test_unfit_knobs_are_refused(tmp_path: Path, knobs: dict[str, Any], message:
 def test_the_patient_is_found_in_the_name(tmp_path: Path) -> None:
     root = write(tmp_path, [], images=[image(1, "a.png")])
     assert COCO(root=root, group_pattern="(a)").cases()[0].group == "a"
-    assert checks(root, group_pattern="(b)") == {"a": ["group"]}
+    assert checks(root, group_pattern="(b)") == {"a": ["missing_group"]}

@@ -241,9 +241,9 @@ def places(*millimetres: float) -> dict[str, Any]:
         ("missing_tag", {"ImageOrientationPatient": None}),
         ("missing_tag", {"PixelSpacing": None}),
         ("missing_tag", {"PixelSpacing": [0.8, 0.7, 0.7]}),
-        ("spacing", {"PixelSpacing": [0.8, 0]}),
-        ("spacing", {"ImageOrientationPatient": [1, 0, 0, 0, 0, 0]}),
-        ("group", {"PatientID": ""}),
+        ("unfit_spacing", {"PixelSpacing": [0.8, 0]}),
+        ("unfit_spacing", {"ImageOrientationPatient": [1, 0, 0, 0, 0, 0]}),
+        ("missing_group", {"PatientID": ""}),
     ],
 )
 def test_what_makes_no_volume_is_listed_with_its_fault(tmp_path: Path, fault: str, changes: dict[str, Any]) -> None:
@@ -257,7 +257,7 @@ def test_what_makes_no_volume_is_listed_with_its_fault(tmp_path: Path, fault: st
         ("mixed_orientations", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
         ("mixed_spacings", {"PixelSpacing": [0.8, 0.8]}),
         ("mixed_shapes", {"Rows": ROWS - 1}),
-        ("group", {"PatientID": "patient 2"}),
+        ("missing_group", {"PatientID": "patient 2"}),
         ("missing_tag", {"Columns": None}),
     ],
 )
@@ -272,7 +272,7 @@ def test_one_slice_unlike_the_others_is_named(tmp_path: Path, fault: str, tags: 
 
 def test_all_faults_of_a_series_are_told_at_once(tmp_path: Path) -> None:
     write_series(tmp_path / "scan", places_mm=(0, 2.5, 7.5), shift=(0.3, 0, 0), RescaleSlope=None, PatientID="")
-    assert checks(tmp_path) == {"scan": ["rescale_missing", "slice_gap", "gantry_tilt", "group"]}
+    assert checks(tmp_path) == {"scan": ["rescale_missing", "slice_gap", "gantry_tilt", "missing_group"]}
 
 
 def test_a_copy_of_a_slice_is_named_with_both_files(tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_hounsfield_units_are_not_turned_round(tmp_path: Path) -> None:
 
 def test_a_picture_without_extent_is_listed_with_its_fault(tmp_path: Path) -> None:
     write_radiograph(tmp_path / "film.dcm", voxels(1)[0], PixelSpacing=[0.2, 0])
-    assert checks(tmp_path, spatial_dims=2) == {"film": ["spacing"]}
+    assert checks(tmp_path, spatial_dims=2) == {"film": ["unfit_spacing"]}
 
 
 def test_a_picture_in_colour_or_of_several_frames_is_listed_with_its_fault(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_a_picture_in_colour_or_of_several_frames_is_listed_with_its_fault(tmp_p
     assert list(found.values()) == [
         ["wrong_channels"],
         ["wrong_channels"],
-        ["wrong_channels", "frames"],
+        ["wrong_channels", "several_frames"],
         ["missing_tag"],
     ]
 
@@ -661,7 +661,7 @@ def test_a_segmentation_beside_the_grid_is_refused(
     changed_frames(write_segmentation(tmp_path / "seg.dcm", paths, {"organ": ORGAN}), change)
     with pytest.raises(DataError, match=found) as caught:
         read_only(tmp_path)
-    assert [fault.check for fault in caught.value.faults] == ["grid"]
+    assert [fault.check for fault in caught.value.faults] == ["unfit_grid"]
 
 
 def test_a_segmentation_moved_by_whole_voxels_is_moved_in_the_mask(tmp_path: Path) -> None:
@@ -831,7 +831,7 @@ def test_a_contour_between_or_beyond_the_slices_is_refused(tmp_path: Path, z: fl
     write_structures(tmp_path / "rt.dcm", {"organ": [corners((1, 1, z), (4, 1, z), (4, 4, z))]})
     with pytest.raises(DataError, match=f"contour 0 of 'organ' at slice {z:.3f}") as caught:
         read_only(tmp_path)
-    assert [fault.check for fault in caught.value.faults] == ["grid"]
+    assert [fault.check for fault in caught.value.faults] == ["unfit_grid"]
 
 
 def test_a_contour_across_the_slices_is_refused(tmp_path: Path) -> None:
@@ -907,7 +907,7 @@ def test_a_compression_that_cannot_be_read_is_told_from_damage(tmp_path: Path) -
     root = real(tmp_path, "JPGExtended.dcm")
     with pytest.raises(DataError) as caught:
         read_only(root, spatial_dims=2)
-    assert [fault.check for fault in caught.value.faults] == ["compression"]
+    assert [fault.check for fault in caught.value.faults] == ["unknown_compression"]
 
 
 def test_a_real_segmentation_lies_on_its_series(tmp_path: Path) -> None:

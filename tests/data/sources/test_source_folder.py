@@ -415,7 +415,7 @@ def test_a_group_is_found_in_the_name(pair: Path) -> None:
     save(pair / "masks/p7_left.png", MASK)
     cases = folder(pair, group_pattern=r"^(p\d+)_").cases()
     assert [(case.case_id, case.group, [f.check for f in case.faults]) for case in cases] == [
-        ("a", "a", ["group"]),
+        ("a", "a", ["missing_group"]),
         ("p7_left", "p7", []),
     ]
 

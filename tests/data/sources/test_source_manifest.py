@@ -163,13 +163,13 @@ def test_boxes_without_labels_have_the_only_one(root: Path) -> None:
 )
 def test_boxes_that_are_none_are_told(root: Path, cell: str) -> None:
     case = one_case(root, row(boxes=cell), boxes="boxes", labels={1: "lesion"})
-    assert checks(case) == ["boxes"]
+    assert checks(case) == ["malformed_object"]
     assert "line 2" in case.faults[0].found
 
 
 def test_each_box_needs_a_label(root: Path) -> None:
     case = one_case(root, row(boxes=json.dumps(BOXES), kinds="lesion"), boxes="boxes", box_labels="kinds")
-    assert checks(case) == ["boxes"]
+    assert checks(case) == ["malformed_object"]
     assert "2 boxes" in case.faults[0].expected
 
 
@@ -204,12 +204,12 @@ def test_another_separator_may_be_used(root: Path) -> None:
         ("label", "7", "unknown_label", "labels of"),
         ("label", "", "missing_label", "a label"),
         ("label", "lesion;", "missing_label", "a label"),
-        ("fold", "two", "fold", "whole number"),
-        ("fold", "-1", "fold", "whole number"),
-        ("fold", "1.5", "fold", "whole number"),
-        ("split", "vall", "split", "did you mean val"),
-        ("group", "", "group", "a name"),
-        ("case_id", "", "case_id", "a name"),
+        ("fold", "two", "unreadable_row", "whole number"),
+        ("fold", "-1", "unreadable_row", "whole number"),
+        ("fold", "1.5", "unreadable_row", "whole number"),
+        ("split", "vall", "unknown_part", "did you mean val"),
+        ("group", "", "missing_group", "a name"),
+        ("case_id", "", "unfit_case_id", "a name"),
     ],
 )
 def test_an_unfit_cell_is_told(root: Path, column: str, cell: str, check: str, words: str) -> None:
@@ -224,7 +224,7 @@ def test_all_that_is_wrong_with_a_row_is_told_and_other_rows_are_read(root: Path
     rows = [{"image": "gone.png", "mask": "", "fold": "x", "finding": "?"}, {**row(), "fold": 1, "finding": "lesion"}]
     source = source_of(root, rows, mask="mask", fold="fold", label="finding")
     broken, whole = source.cases()
-    assert sorted(checks(broken)) == ["fold", "missing_image", "missing_label", "unknown_label"]
+    assert sorted(checks(broken)) == ["missing_image", "missing_label", "unknown_label", "unreadable_row"]
     with pytest.raises(DataError, match="case gone") as caught:
         source.read(broken)
     assert caught.value.faults == broken.faults

@@ -181,7 +181,7 @@ def test_a_cache_that_cannot_be_written_is_named_and_not_the_file(tmp_path: Path
     (tmp_path / "cache").write_text("a file in its place")
     with pytest.raises(DataError, match=r"paths\.cache") as caught:
         source.read(source.cases()[0])
-    assert caught.value.faults[0].check == "cache"
+    assert caught.value.faults[0].check == "unwritable_cache"
 
 
 @pytest.mark.parametrize(

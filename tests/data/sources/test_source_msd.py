@@ -211,9 +211,8 @@ def test_group_pattern_finds_the_patient(decathlon: Path) -> None:
     assert [case.group for case in MSD(root=decathlon, group_pattern=r"^(toy)_\d+$").cases()] == ["toy", "toy"]
 
 
-def test_group_pattern_that_misses_a_case_is_an_error(decathlon: Path) -> None:
-    with pytest.raises(DataError, match=r"case toy_001: group_pattern"):
-        MSD(root=decathlon, group_pattern=r"patient(\d+)").cases()
+def test_group_pattern_that_misses_a_case_is_told_of_the_case(decathlon: Path) -> None:
+    refused(decathlon, "group_pattern", group_pattern=r"patient(\d+)")
 
 
 @pytest.mark.parametrize("pattern", ["toy", "(a)(b)", "(toy"])
@@ -360,13 +359,27 @@ def stretched() -> np.ndarray:
 @pytest.mark.parametrize("affine", [shifted(0.1), turned(), stretched()], ids=["shifted", "flipped", "other spacing"])
 def test_grids_apart_are_refused_unless_the_tolerance_allows_it(decathlon: Path, affine: np.ndarray) -> None:
     save(decathlon / "labelsTr/toy_001.nii.gz", label(), affine)
-    assert "voxels away" in refused(decathlon, "labelsTr", "affine")
+    refused(decathlon, "labelsTr", "voxels a", "needs the image's")
     assert read_first(decathlon, grid_tolerance_voxels=100.0).annotation is not None
+
+
+def test_a_label_on_another_grid_is_taken_as_the_user_says(decathlon: Path) -> None:
+    save(decathlon / "labelsTr/toy_001.nii.gz", label()[:, :, 1:], shifted(1))
+    refused(decathlon, "shape (6, 5, 4)", geometry="warn")
+    read = read_first(decathlon, geometry="resample_label")
+    np.testing.assert_array_equal(read.annotation.mask[:, :, 1:], label()[:, :, 1:])
+    assert not read.annotation.mask[:, :, 0].any()
+    assert {fault.check for fault in read.case.faults} == {"shape_mismatch", "affine_mismatch"}
+
+    save(decathlon / "labelsTr/toy_001.nii.gz", label(), shifted(1))
+    read = read_first(decathlon, geometry="warn")
+    np.testing.assert_array_equal(read.annotation.mask, label())
+    assert [fault.severity for fault in read.case.faults] == ["warning"]
 
 
 def test_channels_on_different_grids_are_refused(nnunet: Path) -> None:
     save(nnunet / "imagesTr/a_1_0001.nii.gz", image(), shifted(1))
-    with pytest.raises(DataError, match=r"case a_1, image: .*a_1_0001"):
+    with pytest.raises(DataError, match=r"case a_1: .*a_1_0001.*bring all channels onto one grid"):
         read_first(nnunet)
 
 

@@ -223,7 +223,7 @@ def test_images_that_are_not_on_disk_are_passed_over_or_faults(release: Path) ->
 def test_an_image_without_a_row_is_named(release: Path) -> None:
     write_image(release / "images_002/00000009_000.png")
     assert checks(release, official_split=False) == {"00000009_000": ["missing_label"]}
-    assert checks(release) == {"00000009_000": ["missing_label", "split"]}
+    assert checks(release) == {"00000009_000": ["missing_label", "unknown_part"]}
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_copies_of_an_image_are_named(release: Path) -> None:
 
 def test_an_image_in_both_lists_or_in_neither_is_told(release: Path) -> None:
     write_lists(release, train_val=("00000002_000.png", "00000003_000.png"), test=TEST)
-    assert checks(release) == {"00000003_000": ["split"], "00000004_000": ["split"]}
+    assert checks(release) == {"00000003_000": ["unknown_part"], "00000004_000": ["unknown_part"]}
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_a_tiff_stack_has_the_spacing_of_the_file_beside_it(tmp_path: Path) -> N
 def test_a_spacing_that_is_none_is_told(tmp_path: Path, content: str) -> None:
     root = fill(tmp_path, ".tif")
     (root / "imagesTr/a_1.json").write_text(content)
-    assert faults(root) == {"a_1": ["spacing"], "b_2": []}
+    assert faults(root) == {"a_1": ["unfit_spacing"], "b_2": []}
 
 
 def test_a_label_on_another_grid_is_refused_unless_told(dataset: Path) -> None:
@@ -263,7 +263,7 @@ def test_all_damaged_channels_are_told(dataset: Path) -> None:
 
 def test_a_group_is_found_in_the_name(dataset: Path) -> None:
     assert [case.group for case in NnUNet(root=dataset, group_pattern=r"^(\w)_").cases()] == ["a", "b"]
-    assert faults(dataset, group_pattern=r"^(a)_") == {"a_1": [], "b_2": ["group"]}
+    assert faults(dataset, group_pattern=r"^(a)_") == {"a_1": [], "b_2": ["missing_group"]}
 
 
 @pytest.mark.parametrize("knobs", [{"spatial_dims": 1}, {"geometry": "off"}, {"spacing_mm": [1.0]}, {"root": None}])

@@ -207,7 +207,7 @@ def test_the_patient_is_found_in_the_folders_name(tmp_path: Path) -> None:
         add(tmp_path, name)
     cases = ObjectMasks(root=tmp_path, group_pattern=r"^(p\d+)_").cases()
     assert [case.group for case in cases] == ["p1", "p1", "x"]
-    assert [[fault.check for fault in case.faults] for case in cases] == [[], [], ["group"]]
+    assert [[fault.check for fault in case.faults] for case in cases] == [[], [], ["missing_group"]]
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_slices_of_a_subject_are_one_group(root: Path) -> None:
 def test_a_name_without_a_subject_is_a_fault(root: Path) -> None:
     for folder in ("images", "masks", "instances"):
         (root / folder / "S1_01.png").rename(root / folder / "S101.png")
-    assert errors(root) == {"S101": ["group"]}
+    assert errors(root) == {"S101": ["missing_group"]}
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_the_patient_is_found_in_the_name(tmp_path: Path) -> None:
         add(tmp_path, name, thing(*CELL))
     cases = VOC(root=tmp_path, group_pattern=r"(p\d)_").cases()
     assert [case.group for case in cases] == ["p1", "p1", "x"]
-    assert [fault.check for fault in cases[2].faults] == ["group"]
+    assert [fault.check for fault in cases[2].faults] == ["missing_group"]
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
