@@ -47,7 +47,8 @@ class Speed:
     Attributes:
         patches_per_s: Patches per second of wall time.
         cpu_ms: Processor time of a patch, over all processes.
-        memory_mib: Memory of all processes at the end, shared pages counted once.
+        memory_mib: Memory of all processes at the end, shared pages counted once, without mapped files, whose pages
+            are given back when others need them.
     """
 
     patches_per_s: float
@@ -55,7 +56,7 @@ class Speed:
     memory_mib: float
 
 
-def write_volumes(folder: Path, *, count: int = _N_VOLUMES + 1, size: int = _SIZE) -> None:
+def write_volumes(folder: Path, *, count: int, size: int = _SIZE) -> None:
     """Textured volumes with structures of two classes all over, as a Medical Segmentation Decathlon set."""
     import nibabel as nib
 
@@ -167,7 +168,7 @@ def _cpu_seconds() -> float:
 
 def _memory_mib() -> float:
     lines = [line for folder in _processes() for line in (folder / "smaps_rollup").read_text().splitlines()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 1024
 
 
 def _end() -> NoReturn:
@@ -254,6 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--patches", type=int, default=400)
+    parser.add_argument("--volumes", type=int, default=_N_VOLUMES, help="how many are trained on")
     parser.add_argument("--only", choices=[OURS, *PEERS])
     parser.add_argument("--statistics", action="store_true", help="what the patches look like, not how fast they come")
     parser.add_argument("--scratch", default="", help="folder of volumes and cache, kept; one that is removed if empty")
@@ -265,7 +267,8 @@ def main() -> None:
         arguments.scratch = arguments.scratch or temporary
         volumes = Path(arguments.scratch, "volumes")
         if not (volumes / "dataset.json").exists():
-            write_volumes(volumes)
+            # One of them is held out.
+            write_volumes(volumes, count=arguments.volumes + 1)
         if arguments.only:
             _measure_one(arguments, volumes)
         names = installed()
