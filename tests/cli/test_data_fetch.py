@@ -154,8 +154,7 @@ def test_a_dataset_by_hand_that_is_there_is_found(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MEDEXP_DATA", str(here))
-    for folder in ("images", "masks"):
-        (here / "drive" / folder).mkdir(parents=True)
+    (here / "drive/training").mkdir(parents=True)
     assert data_fetch(["drive"]) == 0
     assert f"drive is in {here / 'drive'}" in capsys.readouterr().out
 

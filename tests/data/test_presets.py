@@ -221,11 +221,12 @@ def test_presets_by_hand_read_the_layout_that_their_cards_describe(tmp_path: Pat
     picture = np.full((8, 9, 3), 100, np.uint8)
     vessel = np.zeros((8, 9), np.uint8)
     vessel[2:4] = 255
-    for folder in ("images", "masks"):
-        (tmp_path / "drive" / folder).mkdir(parents=True)
-    Image.fromarray(picture).save(tmp_path / "drive/images/21_training.tif")
-    Image.fromarray(vessel).save(tmp_path / "drive/masks/21_training.png")
+    for folder in ("images", "1st_manual", "mask"):
+        (tmp_path / "drive/training" / folder).mkdir(parents=True)
+    Image.fromarray(picture).save(tmp_path / "drive/training/images/21_training.tif")
+    Image.fromarray(vessel).save(tmp_path / "drive/training/1st_manual/21_manual1.gif")
     source, cases = listed("drive", tmp_path, tmp_path / "cache")
+    assert [case.case_id for case in cases] == ["21"]
     mask = source.read(cases[0]).annotation.mask  # type: ignore[union-attr]
     np.testing.assert_array_equal(mask, vessel > 0)
 

@@ -1,4 +1,4 @@
-"""The one reader of image and label files: NIfTI, NRRD, MetaImage, PNG, TIFF, JPEG and BMP."""
+"""The one reader of image and label files: NIfTI, NRRD, MetaImage, PNG, TIFF, JPEG, BMP and GIF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading PNG, JPEG, BMP and TIFF files with every value as it is stored."""
+"""Reading PNG, JPEG, BMP, GIF and TIFF files with every value as it is stored."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from medexp.core.faults import Fault
 
 TIFF = (".tif", ".tiff")
 JPEG = (".jpg", ".jpeg")
-PICTURES = (".png", *TIFF, *JPEG, ".bmp")
+PICTURES = (".png", *TIFF, *JPEG, ".bmp", ".gif")
 
 # A file is read as what its name says: a JPEG that is called PNG is a fault, above all as a mask.
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF"}
 _MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "I;16", "I;16B", "I", "F")
 # What tifffile decodes without a further package; the rest is left to the libtiff of Pillow and SimpleITK.
 _PLAIN = (COMPRESSION.NONE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS)
@@ -88,14 +88,26 @@ def _read_by_pillow(path: Path) -> Picture:
     ending = path.suffix.lower()
     bits, grey = _depth_of_png(path) if ending == ".png" else (8, True)
     with _opened(path, [_FORMATS[ending]]) as image:
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"it is a film of {frames} frames: save each as a picture")
         values = _values(image, bits) if grey or bits == 8 else _by_itk(path, "PNGImageIO")
+        greys = _greys_of_gif(image)
+        values = values if greys is None else greys[values]
         return Picture(
             values=values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0),
-            indexed=image.mode in ("P", "PA"),
+            indexed=greys is None and image.mode in ("P", "PA"),
             alpha=image.mode in ("LA", "PA", "RGBA"),
             bits=bits,
             lossy=ending in JPEG,
         )
+
+
+def _greys_of_gif(image: Image.Image) -> Shaped[np.ndarray, "places"] | None:
+    """The table of a GIF without colours, whose values are greys; None of any other picture."""
+    if image.format != "GIF" or image.mode != "P":
+        return None
+    table = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    return table[:, 0] if (table == table[:, :1]).all() else None
 
 
 @contextmanager

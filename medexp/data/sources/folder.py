@@ -41,9 +41,9 @@ _REPEATED = {
 class Folder:
     """Images whose masks have the same name in another folder, in any format that is read.
 
-    The id of a case is the image's path below its folder without the ending, with `__` between the parts. An image
-    without its mask, a mask without its image, and several files of one name are faults of that case. Hidden files are
-    passed over.
+    The id of a case is the image's path below its folder without suffix and ending, with `__` between the parts. An
+    image without its mask, a mask without its image, and several files of one name are faults of that case. Hidden
+    files are passed over.
 
     Args:
         root: Folder that holds the folders of images and masks.
@@ -56,7 +56,9 @@ class Folder:
         mask_folder: Folder of the masks, below the root; None where there are none.
         instance_folder: Folder of the instance maps, whose ids tell objects apart, below the root; None where there are
             none. The label of an instance is that of most of its voxels in the mask, or without masks the only one.
-        mask_suffix: What the name of a mask has behind that of its image, such as "_mask".
+        image_suffix: What the name of an image has behind that of its case, such as "_image"; files without it are
+            passed over.
+        mask_suffix: What the name of a mask has behind that of its case, such as "_mask".
         instance_suffix: The same of an instance map.
         recursive: Search the folders below these too; those that are links are followed, each once.
         label_from: "folder", the first folder below that of the images names the class of an image; None where images
@@ -86,6 +88,7 @@ class Folder:
         image_folder: str = "images",
         mask_folder: str | None = "masks",
         instance_folder: str | None = None,
+        image_suffix: str = "",
         mask_suffix: str = "",
         instance_suffix: str = "",
         recursive: bool = False,
@@ -106,7 +109,7 @@ class Folder:
         self.recursive = recursive or label_from is not None
         self.label_from = label_from
         self._folders = {_IMAGE: image_folder, MASK: mask_folder, INSTANCES: instance_folder}
-        self._suffixes = {_IMAGE: "", MASK: mask_suffix, INSTANCES: instance_suffix}
+        self._suffixes = {_IMAGE: image_suffix, MASK: mask_suffix, INSTANCES: instance_suffix}
         self._groups = Groups(group_pattern)
         self._check_folders()
         in_voxels = mask_folder is not None or instance_folder is not None

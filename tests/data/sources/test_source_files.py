@@ -187,6 +187,14 @@ def test_a_picture_has_rows_and_columns_and_no_physical_scale(tmp_path: Path, en
     assert pixels.flags.writeable
 
 
+def test_a_gif_gives_its_grey_values_and_a_film_is_refused(tmp_path: Path) -> None:
+    grey = np.arange(54, dtype=np.uint8).reshape(6, 9) * 4
+    Image.fromarray(grey).save(tmp_path / "a.gif")
+    np.testing.assert_array_equal(image_of(tmp_path / "a.gif", 2)[0], grey[None])
+    Image.fromarray(grey).save(tmp_path / "b.gif", save_all=True, append_images=[Image.fromarray(255 - grey)])
+    assert "a film of 2 frames" in fault_of(image_of, tmp_path / "b.gif", 2).found
+
+
 @pytest.mark.parametrize("name", ["grey.png", "colours.png", "grey.tif", "colours.tif", "lzw.tif", "lzw_colours.tif"])
 def test_16_bits_are_kept(tmp_path: Path, name: str) -> None:
     shape = (6, 9, 3) if "colours" in name else (6, 9)
@@ -302,7 +310,7 @@ def palette(path: Path) -> tuple[Path, np.ndarray]:
     return path, indices
 
 
-@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif"])
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".gif", ".tif"])
 def test_a_palette_picture_gives_its_indices_as_labels_and_is_no_image(tmp_path: Path, ending: str) -> None:
     path, indices = palette(tmp_path / f"a{ending}")
     np.testing.assert_array_equal(labels_of(path, 2)[0], indices)
@@ -381,7 +389,7 @@ def small_file(path: Path, ending: str) -> Path:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_damaged_file_is_named(tmp_path: Path, ending: str, damage: str) -> None:
     path = small_file(tmp_path / f"a{ending}", ending)
-    dims = 2 if ending in (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp") else 3
+    dims = 2 if ending in (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif") else 3
     assert image_of(path, dims)[0].ndim == dims + 1
     content = path.read_bytes()
     other = small_file(tmp_path / "other.png", ".png") if ending != ".png" else small_file(tmp_path / "o.jpg", ".jpg")
@@ -419,9 +427,9 @@ def test_a_truncated_stack_is_refused_or_whole(tmp_path: Path, kind: str) -> Non
             np.testing.assert_array_equal(pixels, STACK[None])
 
 
-@pytest.mark.parametrize("ending", [".png", ".bmp", ".jpg", ".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".jpg", ".gif", ".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_a_truncated_file_is_refused_or_whole(tmp_path: Path, ending: str) -> None:
-    path, dims = small_file(tmp_path / f"a{ending}", ending), 2 if ending in (".png", ".bmp", ".jpg") else 3
+    path, dims = small_file(tmp_path / f"a{ending}", ending), 2 if ending in (".png", ".bmp", ".jpg", ".gif") else 3
     whole = image_of(path, dims)[0]
     found = [read_cut(path, length, dims) for length in range(1, path.stat().st_size, 13)]
     assert {"unreadable"} in found

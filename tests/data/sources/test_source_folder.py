@@ -77,7 +77,7 @@ def test_pixels_and_mask_are_those_of_the_files(pair: Path) -> None:
     assert (image.geometry.shape, image.geometry.unit) == (SHAPE, "px")
 
 
-@pytest.mark.parametrize("mask_ending", [".png", ".tif", ".bmp", ".nii.gz", ".nrrd", ".mhd", ".PNG"])
+@pytest.mark.parametrize("mask_ending", [".png", ".tif", ".bmp", ".gif", ".nii.gz", ".nrrd", ".mhd", ".PNG"])
 @pytest.mark.parametrize("image_ending", [".png", ".JPG", ".tiff", ".bmp"])
 def test_image_and_mask_may_have_different_formats(tmp_path: Path, image_ending: str, mask_ending: str) -> None:
     path = save(tmp_path / f"images/Müller 1{image_ending}", GREY)
@@ -88,6 +88,14 @@ def test_image_and_mask_may_have_different_formats(tmp_path: Path, image_ending:
     image = source.read(case)
     np.testing.assert_array_equal(image.annotation.mask, MASK)
     np.testing.assert_array_equal(image.pixels[0], np.asarray(Picture.open(path)))
+
+
+def test_images_and_masks_may_each_have_a_suffix(tmp_path: Path) -> None:
+    save(tmp_path / "images/21_training.png", GREY)
+    save(tmp_path / "images/notes.png", GREY)
+    save(tmp_path / "masks/21_manual1.gif", MASK)
+    (case,) = folder(tmp_path, image_suffix="_training", mask_suffix="_manual1").cases()
+    assert (case.case_id, case.faults) == ("21", ())
 
 
 def test_names_match_in_either_form_of_unicode(tmp_path: Path) -> None:
