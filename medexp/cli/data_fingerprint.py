@@ -77,7 +77,7 @@ def composed(words: Sequence[str], config_dir: Path | None) -> DictConfig:
     composer = Composer(named[0] if named else None, overrides, config_dir=config_dir)
     if composer.sweep.swept:
         raise UsageError(
-            f"{', '.join(composer.sweep.swept)} takes several values, and one dataset is asked for; give one"
+            f"{', '.join(composer.sweep.swept)} takes several values, and one configuration is asked for; give one"
         )
     return composer.compose_jobs()[0]
 

@@ -102,7 +102,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.checkpoints.keep_last": _whole(1),
     "trainer.checkpoints.keep_best": _FLAG,
 }
-# A user's own dataset or split may lack these.
+# A user's own option may lack these.
 OPTIONAL_RULES: Mapping[str, Rule] = {
     "dataset.root": _NULL | _TEXT,
     "dataset.split.n_folds": _whole(2),
@@ -123,6 +123,8 @@ OPTIONAL_RULES: Mapping[str, Rule] = {
     "dataset.foreground_fraction": _share(),
     "dataset.workers": _one_of("auto") | _whole(0),
     "dataset.pin_memory": _one_of("auto") | _FLAG,
+    "parameter_groups.no_decay": _TEXTS,
+    "parameter_groups.layers": _TEXTS,
 }
 
 

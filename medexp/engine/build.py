@@ -18,6 +18,7 @@ from medexp.core.types import Metric, Source, holds
 from medexp.data.configured import identity_of, source_of
 from medexp.data.integrity import total_strides
 from medexp.data.module import ImageData
+from medexp.engine.agreement import check_training
 from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
 from medexp.engine.module import Experiment, Inferer, innermost_channels
 from medexp.engine.process import seed_everything
@@ -98,6 +99,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         model=model,
         task=task,
         optimizer=instantiate(config.optimizer, "optimizer"),
+        parameter_groups=instantiate(config.parameter_groups, "parameter_groups"),
         schedule=instantiate(config.scheduler, "scheduler"),
         total_steps=total_steps,
         inferer=inferer(config, task),
@@ -106,6 +108,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         seed=config.seed,
         channels_last=config.trainer.channels_last,
     )
+    check_training(module, config)
     return Parts(module=module, data=data, total_steps=total_steps)
 
 

@@ -16,6 +16,7 @@ from medexp.core.files import write_atomic, write_json
 from medexp.core.hashing import hash_file
 from medexp.core.types import Batch
 from medexp.engine.module import Experiment
+from medexp.engine.optimizers.averaging import judged_weights
 from medexp.engine.signals import StopRequest
 
 _INDEX = "index.json"
@@ -237,7 +238,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
         """Write a checkpoint, record its checksum, and remove what is no longer kept."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         name = f"step{trainer.global_step:08d}-batch{batches:08d}.ckpt"
-        trainer.save_checkpoint(self.folder.path / name, weights_only=False)
+        with judged_weights(trainer.optimizers):
+            trainer.save_checkpoint(self.folder.path / name, weights_only=False)
         if trainer.is_global_zero:
             self.folder.add(name, role="last", step=trainer.global_step, batch=batches)
             self.folder.keep(role="last", count=self.keep_last)
@@ -251,7 +253,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
             return
         self._best = score
         name = f"best-step{trainer.global_step:08d}.ckpt"
-        trainer.save_checkpoint(self.folder.path / name, weights_only=False)
+        with judged_weights(trainer.optimizers):
+            trainer.save_checkpoint(self.folder.path / name, weights_only=False)
         if trainer.is_global_zero:
             batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
             self.folder.add(name, role="best", step=trainer.global_step, batch=batches, score=score)

@@ -54,20 +54,39 @@ def train(config: DictConfig) -> Run:
     keep_freed_memory()
     trust_folders(config.paths.modules)
     config = config.copy()
-    processes = Processes.of(config, device=_device(config))
+    processes = Processes.of(config, device=device_of(config))
     with processes.open():
         if not processes.is_first:
             return Run(follow(processes).path)
         study = Study(Path(config.paths.runs), config.study)
-        plan = _pin_plan(config, study)
-        _pin_threads(config, study, processes)
-        with configured_process(config):
-            if config.precision == "auto":
-                config.precision = study.pin("precision", lambda: resolve_precision(config, build(config)))
-            check_precision(config.precision, device=processes.device)
+        with resolved_process(config, study, processes) as plan:
             folder = run_folder(Path(config.paths.runs), config.study, config.axes)
             with folder.lock(), logging_to(folder.log):
                 return _Job(config, folder, processes, plan=plan).run()
+
+
+@contextmanager
+def resolved_process(config: DictConfig, study: Study, processes: Processes) -> Iterator[dict[str, Any] | None]:
+    """The process as a configuration wants it, whose `auto` values are resolved once per study.
+
+    Args:
+        config: Gets the values.
+        study: Remembers them.
+        processes: This process and the others.
+
+    Yields:
+        The plan that filled in what the configuration left to it; None where that is nothing.
+
+    Raises:
+        UsageError: A value fits neither the device nor the dataset.
+    """
+    plan = _pin_plan(config, study)
+    _pin_threads(config, study, processes)
+    with configured_process(config):
+        if config.precision == "auto":
+            config.precision = study.pin("precision", lambda: resolve_precision(config, build(config)))
+        check_precision(config.precision, device=processes.device)
+        yield plan
 
 
 def _pin_plan(config: DictConfig, study: Study) -> dict[str, Any] | None:
@@ -90,7 +109,7 @@ def _pin_threads(config: DictConfig, study: Study, processes: Processes) -> None
 
 def _loading_workers(config: DictConfig) -> tuple[int, str]:
     """Processes that load batches, and why so many."""
-    if _device(config) == "cpu":
+    if device_of(config) == "cpu":
         return 0, "the network computes on the CPU; a loading process would take its cores"
     cores = available_cores()
     return max(0, min(8, cores - 1)), f"one core fewer than the {cores} of this process, at most 8"
@@ -199,7 +218,7 @@ class _Job:
         if self.plan is not None:
             write_json(self.folder.path / "plan.json", self.plan)
         self.record.determinism = determinism_note(
-            device=_device(self.config), deterministic=self.config.trainer.deterministic
+            device=device_of(self.config), deterministic=self.config.trainer.deterministic
         )
         state = environment.git_state(Path.cwd())
         if state:
@@ -284,7 +303,8 @@ class _Job:
             self.record.seconds[phase] = round(spent, 1)
 
 
-def _device(config: DictConfig) -> str:
+def device_of(config: DictConfig) -> str:
+    """The device that computes, "cpu" or "cuda", by what is asked for and what there is."""
     return "cuda" if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 

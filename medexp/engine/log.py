@@ -12,7 +12,7 @@ from pathlib import Path
 LOGGER = logging.getLogger("medexp")
 _LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
 # Lightning's advice that does not hold here: medexp pins the workers, seeds every sample, and resumes inside an epoch
-# by itself; and its own use of an older interface of torch's trees.
+# by itself; its own use of an older interface of torch's trees; and what torch says of its own Adafactor.
 _ADVICE = (
     r".*does not have many workers.*",
     r".*your dataloader is not resumable.*",
@@ -21,6 +21,7 @@ _ADVICE = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r"The `srun` command is available on your system but is not used.*",
     r".*loading a checkpoint outside the 'fit' stage.*",
+    r"Converting a tensor with requires_grad=True to a scalar.*",
 )
 
 

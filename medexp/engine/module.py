@@ -13,7 +13,10 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from medexp.core.types import Batch, EvidenceRow, Metric, Prediction
+from medexp.engine.optimizers.averaging import AveragingOptimizer
+from medexp.engine.optimizers.groups import ParameterGroups
 from medexp.engine.process import seed_device, step_seed
+from medexp.engine.rates import Rates
 from medexp.engine.schedules import Schedule
 
 Inferer = Callable[[Tensor, Callable[[Tensor], dict[str, Any]]], dict[str, Any]]
@@ -26,6 +29,7 @@ class Experiment(pl.LightningModule):
         model: Maps images to outputs.
         task: What the outputs mean: targets, loss, decoding, reference.
         optimizer: Makes an optimiser from parameters.
+        parameter_groups: Divides the parameters into its groups.
         schedule: Learning rate over the steps.
         total_steps: Optimiser steps of the whole training.
         inferer: Brings whole images through the model.
@@ -41,6 +45,7 @@ class Experiment(pl.LightningModule):
         model: nn.Module,
         task: Any,
         optimizer: Callable[..., torch.optim.Optimizer],
+        parameter_groups: ParameterGroups,
         schedule: Schedule,
         total_steps: int,
         inferer: Inferer,
@@ -54,6 +59,7 @@ class Experiment(pl.LightningModule):
         self.model = model
         self.task = task
         self.optimizer = optimizer
+        self.parameter_groups = parameter_groups
         self.schedule = schedule
         self.total_steps = total_steps
         self.inferer = inferer
@@ -61,6 +67,26 @@ class Experiment(pl.LightningModule):
         self.metrics = metrics
         self.seed = seed
         self.evidence: list[EvidenceRow] = []
+
+    def on_train_start(self) -> None:
+        """Train the weights that are trained: a checkpoint holds those that are judged."""
+        for optimizer in self._averaging():
+            optimizer.go_on()
+
+    def on_train_end(self) -> None:
+        """Leave the weights that are judged."""
+        for optimizer in self._averaging():
+            optimizer.judge()
+
+    def on_validation_start(self) -> None:
+        """Judge the weights that are judged."""
+        for optimizer in self._averaging():
+            optimizer.judge()
+
+    def on_validation_end(self) -> None:
+        """Train on."""
+        for optimizer in self._averaging():
+            optimizer.go_on()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random numbers of this batch."""
@@ -94,8 +120,10 @@ class Experiment(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Show the mean scores to progress and to callbacks that watch them."""
         self.evidence = joined_evidence(self.evidence)
-        for name, by_label in self.results().items():
+        results = self.results()
+        for name, by_label in results.items():
             self.log(f"val/{name}", by_label["mean"], batch_size=1, sync_dist=True)
+        self._tell_schedule(results)
 
     def on_test_epoch_end(self) -> None:
         """Join the evidence of all processes."""
@@ -116,11 +144,22 @@ class Experiment(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser of all trainable parameters, and the schedule by steps."""
-        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule.factor(step, self.total_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        also = self.task.parameters() if isinstance(self.task, nn.Module) else ()
+        optimizer = self.parameter_groups.optimizer(self.optimizer, self.model, also=also)
+        rates = Rates(optimizer, self.schedule, total_steps=self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+
+    def _averaging(self) -> list[AveragingOptimizer]:
+        return [optimizer for optimizer in self.trainer.optimizers if isinstance(optimizer, AveragingOptimizer)]
+
+    def _tell_schedule(self, results: dict[str, dict[str, float]]) -> None:
+        """Tell the score of the metric that the schedule watches; of two with one name the first."""
+        rates = self.lr_schedulers()
+        if self.schedule.watches is None or not isinstance(rates, Rates):
+            return
+        metric = next(metric for metric in self.metrics if metric.name == self.schedule.watches)
+        score = results[metric.name]["mean"]
+        rates.observe(score if metric.higher_is_better else -score)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=innermost_channels(images.ndim)) if self.channels_last else images

@@ -73,7 +73,7 @@ class Work:
             self.parts.module.model.compile(backend=self._backend)
         history = History(self.folder, writes=self.processes.is_first, tracking=self.tracking)
         newest = CheckpointFolder(self.folder.checkpoints).newest()
-        trainer = self._trainer([history, *self._user_callbacks(), self._checkpoints(), *callbacks])
+        trainer = self.trainer([history, *self._user_callbacks(), self._checkpoints(), *callbacks])
         trainer.fit(self.parts.module, datamodule=self.parts.data, ckpt_path=newest, weights_only=True)
         history.flush()
         history.write_csv()
@@ -99,7 +99,7 @@ class Work:
             stop=self.stop,
             tracking=self.tracking,
         )
-        trainer = self._trainer([files, *self._user_callbacks(), *callbacks])
+        trainer = self.trainer([files, *self._user_callbacks(), *callbacks])
         trainer.test(module, datamodule=data, verbose=False)
         return checkpoint
 
@@ -109,7 +109,8 @@ class Work:
     def _user_callbacks(self) -> list[pl.Callback]:
         return [instantiate(node, f"callbacks.{name}") for name, node in self.config.callbacks.items()]
 
-    def _trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
+    def trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
+        """What trains and judges as configured, with these callbacks."""
         knobs = self.config.trainer
         steps_per_epoch = self.parts.data.batches_per_epoch // knobs.accumulate
         plugins: list[Any] = [VerifiedCheckpointIO(), *self.processes.plugins()]
@@ -130,6 +131,7 @@ class Work:
             plugins=plugins,
             logger=False,
             enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
+            enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
             enable_model_summary=False,
             use_distributed_sampler=False,
             default_root_dir=self.folder.path,

@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_told_or_left_out(here: Path, capsys: pytest.Capt
     ("words", "told"),
     [
         (["dataset=phantom"], "no such option"),
-        (["seed=0,1"], "seed takes several values, and one dataset is asked for"),
+        (["seed=0,1"], "seed takes several values, and one configuration is asked for"),
         (["quickstart", "other"], "one experiment at a time, got quickstart, other"),
     ],
 )

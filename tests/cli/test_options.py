@@ -55,6 +55,8 @@ _OTHER: dict[str, Any] = {
     "dataset.derive": [],
     "dataset.integrity": "warn",
     "dataset.pin_memory": True,
+    "parameter_groups.no_decay": ["head.*"],
+    "parameter_groups.layers": ["encoder.*", "*"],
 }
 
 
@@ -86,6 +88,8 @@ def _other(key: str, value: Any) -> Any:
 
 
 def _typed(value: Any) -> str:
+    if value is None:
+        return "null"
     if isinstance(value, list):
         return f"[{','.join(map(_typed, value))}]"
     if isinstance(value, Mapping):

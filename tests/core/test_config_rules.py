@@ -31,6 +31,7 @@ GROUPS = (
     "metrics",
     "model",
     "optimizer",
+    "parameter_groups",
     "post_processing",
     "scheduler",
     "task",
@@ -68,6 +69,7 @@ EXEMPT: dict[str, dict[str, str]] = {
     },
     "medexp.tasks.semantic.SemanticSegmentation": {"labels": OF_DATASET_AND_TASK},
     "medexp.tasks.classification.Classification": {"labels": OF_DATASET_AND_TASK},
+    "torch.optim.Adam": {"decoupled_weight_decay": "AdamW is the option for it"},
     "pytorch_lightning.callbacks.EMAWeightAveraging": {
         "kwargs": "of torch's AveragedModel: avg_fn, which it sets itself"
     },
@@ -83,7 +85,6 @@ EXEMPT_IN_OPTIMIZERS = {
     "capturable": "for CUDA graphs, which medexp does not record",
     "differentiable": "for gradients through the optimiser itself",
     "maximize": "a loss is minimised",
-    "decoupled_weight_decay": "AdamW is the option for it",
 }
 
 

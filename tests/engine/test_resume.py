@@ -30,6 +30,7 @@ _HARD = (
     "trainer.checkpoints.every_steps=1",
     "trainer.checkpoints.keep_last=100",
 )
+_WITHOUT_EMA = [item for item in _HARD if not item.startswith("callbacks")]
 
 
 def _last(run: Run) -> dict[str, Any]:
@@ -103,6 +104,34 @@ def test_resume_from_every_checkpoint_is_bitwise_equal(tmp_path: Path, more: tup
         runs = _killed_after(full, name, tmp_path / name)
         resumed = train_tiny(runs, *hard, *more)
         _assert_bitwise_equal(full, resumed)
+
+
+@pytest.mark.parametrize(
+    ("more", "step"),
+    [
+        (
+            (
+                "optimizer=schedule_free",
+                "scheduler=plateau",
+                "scheduler.warmup_steps=2",
+                "scheduler.patience=0",
+                "scheduler.min_gain=1.0",
+                "trainer.validate_every_epochs=1",
+            ),
+            6,
+        ),
+        (("optimizer=sgd_layer_wise", "scheduler=one_cycle"), 4),
+    ],
+    ids=["schedule-free and plateau, between epochs", "groups and one-cycle, within an epoch"],
+)
+def test_optimisers_and_schedules_with_a_state_of_their_own_resume_bitwise(
+    tmp_path: Path, more: tuple[str, ...], step: int
+) -> None:
+    full = train_tiny(tmp_path / "full", *_WITHOUT_EMA, *more)
+    names = list(CheckpointFolder(full.folder.checkpoints).index())
+    assert len(names) == 9
+    resumed = train_tiny(_killed_after(full, names[step - 1], tmp_path / "cut"), *_WITHOUT_EMA, *more)
+    _assert_bitwise_equal(full, resumed)
 
 
 def test_two_runs_are_bitwise_equal_whatever_the_workers(tmp_path: Path) -> None:
