@@ -107,13 +107,12 @@ def check_configured(
 def _training(config: DictConfig, spatial_dims: int, *, with_model: bool) -> Training:
     """What training asks of the images; what is planned at its start is not known yet."""
     from medexp.core.config import plain
-    from medexp.data.integrity import Training, total_strides
+    from medexp.data.integrity import Training, model_strides
 
     preprocessing = plain(config.dataset).get("preprocessing", {})
-    strides = _numbers(plain(config.model).get("strides")) if with_model else None
     return Training(
         patch_size=_numbers(config.dataset.patch_size),
-        strides=total_strides(strides, spatial_dims),
+        strides=model_strides(plain(config.model), spatial_dims) if with_model else None,
         spacing_mm=_numbers(preprocessing.get("spacing_mm")),
         orient=preprocessing.get("orient", False),
         ignored_label=config.task.get("ignore_index"),

@@ -16,7 +16,7 @@ from medexp.core.instantiate import instantiate
 from medexp.core.record import RunFolder
 from medexp.core.types import Metric, Source, holds
 from medexp.data.configured import identity_of, source_of
-from medexp.data.integrity import total_strides
+from medexp.data.integrity import model_strides
 from medexp.data.module import ImageData
 from medexp.engine.agreement import check_training
 from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
@@ -79,7 +79,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
         identity=identity_of(config),
         sample_targets=task.sample_targets,
         ignored_label=config.task.get("ignore_index"),
-        strides=total_strides(plain(config.model).get("strides"), source.spatial_dims),
+        strides=model_strides(plain(config.model), source.spatial_dims),
     )
     total_steps = config.trainer.max_steps or config.trainer.max_epochs * data.batches_per_epoch // accumulate
     seed_everything(config.seed)

@@ -2,7 +2,7 @@
 
 from medexp.data.integrity.checks import CHECKS
 from medexp.data.integrity.dataset import check_dataset, checked_parts, unlistable
-from medexp.data.integrity.demands import Training, total_strides
+from medexp.data.integrity.demands import Training, model_strides, total_strides
 from medexp.data.integrity.policy import Mode, Policy
 from medexp.data.integrity.report import Report
 from medexp.data.integrity.store import Store
@@ -16,6 +16,7 @@ __all__ = [
     "Training",
     "check_dataset",
     "checked_parts",
+    "model_strides",
     "total_strides",
     "unlistable",
 ]

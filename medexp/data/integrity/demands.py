@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from medexp.core.errors import UsageError
 from medexp.core.types import Source
@@ -67,12 +68,20 @@ def original(source: Source) -> Source:
     return source
 
 
-def total_strides(strides: Sequence[int | Sequence[int]] | None, spatial_dims: int) -> tuple[int, ...] | None:
+def total_strides(
+    strides: Sequence[int | Sequence[int]] | None,
+    spatial_dims: int,
+    *,
+    depth: int | None = None,
+    sequence_axis: int | None = None,
+) -> tuple[int, ...] | None:
     """By how much a network shrinks a patch along each axis.
 
     Args:
         strides: Of each level; a list of values for a level whose axes differ. None where the model has no such knob.
         spatial_dims: Number of axes.
+        depth: How many of these levels the network has, from the finest on; None: all.
+        sequence_axis: Axis that one number for a level does not concern; None: it concerns all axes.
 
     Returns:
         The product along each axis, or None.
@@ -82,7 +91,28 @@ def total_strides(strides: Sequence[int | Sequence[int]] | None, spatial_dims: i
     """
     if strides is None:
         return None
-    levels = [[level] * spatial_dims if isinstance(level, int) else list(level) for level in strides]
+    levels = [
+        [1 if axis == sequence_axis else level for axis in range(spatial_dims)]
+        if isinstance(level, int)
+        else list(level)
+        for level in strides[:depth]
+    ]
     if any(len(level) != spatial_dims for level in levels):
         raise UsageError(f"model.strides needs one value or {spatial_dims} values a level, got {list(strides)}")
     return tuple(math.prod(axis) for axis in zip(*levels, strict=True)) if levels else (1,) * spatial_dims
+
+
+def model_strides(knobs: Mapping[str, Any], spatial_dims: int) -> tuple[int, ...] | None:
+    """By how much a network shrinks a patch along each axis, as far as its knobs tell.
+
+    Args:
+        knobs: Of the model: strides, and where it has them depth and sequence_axis, as `total_strides` takes them.
+        spatial_dims: Number of axes.
+
+    Returns:
+        The product along each axis, or None where there is no such knob or it is not planned yet.
+    """
+    depth, sequence_axis = (
+        value if isinstance(value := knobs.get(name), int) else None for name in ("depth", "sequence_axis")
+    )
+    return total_strides(knobs.get("strides"), spatial_dims, depth=depth, sequence_axis=sequence_axis)

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[3] / "conf" / "dataset"
 NAMES = [
-    "phantom_2d", "phantom_3d", "nuclei", "msd", "mni_white_matter", "folder", "manifest", "nnunet", "dicom",
-    "nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "points", "medmnist", "tracks",
+    "phantom_2d", "phantom_3d", "phantom_sequence", "nuclei", "msd", "mni_white_matter", "folder", "manifest", "nnunet",
+    "dicom", "nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "points", "medmnist", "tracks",
     "object_masks",
 ]  # fmt: skip
 PICTURES = ("nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "object_masks")
