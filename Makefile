@@ -6,7 +6,7 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-loaders bench-storage tour reproducibility clean
+.PHONY: help install demo test check format bench bench-loaders bench-storage bench-post tour reproducibility clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
@@ -44,6 +44,9 @@ bench-loaders: $(INSTALLED)  ## time the loading of patches beside nnU-Net, Torc
 
 bench-storage: $(INSTALLED)  ## time reading patches from npy, blosc2 and zarr, as far as they are installed
 	$(BIN)/python tests/bench/storage.py
+
+bench-post: $(INSTALLED)  ## time post-processing of masks beside MONAI
+	$(BIN)/python tests/bench/post_processing.py
 
 tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.md
 	$(BIN)/python tests/bench/tour.py

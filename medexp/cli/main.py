@@ -15,6 +15,11 @@ COMMANDS = {
     "lr-find": ("medexp.cli.lr_find", "lr_find", "suggest a learning rate from a short training in which it rises"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
     "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),
+    "tune-postprocessing": (
+        "medexp.cli.tune_postprocessing",
+        "tune_command",
+        "choose the post-processing of a run on its validation cases",
+    ),
     "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
     "doctor": ("medexp.cli.doctor", "doctor", "say what this machine can do"),
 }

@@ -168,6 +168,7 @@ class Prediction:
         instances: Ids of the objects, 0 where there is none; id k is row k - 1 of `objects`.
         objects: Boxes with values of `classes` and scores.
         scores: Probability of each class for the whole image; 1 or 0 for a reference.
+        pixels: Intensities of the image, for steps that look at it; None where they are not at hand.
     """
 
     case_id: str
@@ -182,6 +183,7 @@ class Prediction:
     instances: Integer[np.ndarray, "*spatial"] | None = None
     objects: Objects | None = None
     scores: Float[np.ndarray, "classes"] | None = None
+    pixels: Float[np.ndarray, "image_channels *spatial"] | None = None
 
     def with_mask(self, mask: np.ndarray) -> Prediction:
         """The same prediction with another mask."""
@@ -198,15 +200,17 @@ class Prediction:
 
 @runtime_checkable
 class Step(Protocol):
-    """One step of a post-processing chain.
+    """One step of a post-processing chain."""
 
-    Attributes:
-        takes: What the prediction must hold.
-        gives: What it holds afterwards.
-    """
+    @property
+    def takes(self) -> Kind | tuple[Kind, ...]:
+        """What the prediction must hold: a kind, or one of several."""
+        ...
 
-    takes: Kind
-    gives: Kind
+    @property
+    def gives(self) -> Kind | None:
+        """What it holds afterwards; None for the kind that it had."""
+        ...
 
     def __call__(self, prediction: Prediction) -> Prediction:
         """Return the changed prediction; the argument is left as it was."""

@@ -59,6 +59,15 @@ def logging_to(path: Path, *, terminal_too: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def without_advice() -> Iterator[None]:
+    """Let Lightning say nothing, and give no advice that does not hold here."""
+    with _only_to(logging.NullHandler()), warnings.catch_warnings():
+        for advice in _ADVICE:
+            warnings.filterwarnings("ignore", message=advice)
+        yield
+
+
+@contextmanager
 def _only_to(file: logging.Handler) -> Iterator[None]:
     """Let Lightning write to the file and not to the terminal."""
     loggers = [logging.getLogger(name) for name in _LIGHTNING]

@@ -139,8 +139,17 @@ class Experiment(pl.LightningModule):
     @torch.no_grad()
     def predict_cases(self, batch: Batch) -> list[Prediction]:
         """Final predictions of whole cases, on each image's own grid."""
-        outputs = self.inferer(batch.images, self._outputs)
-        return [self.post_processing(prediction) for prediction in self.task.decode(outputs, batch)]
+        return [self.post_processing(prediction) for prediction in self.soft_predictions(batch)]
+
+    @torch.no_grad()
+    def soft_predictions(self, batch: Batch) -> list[Prediction]:
+        """What the task decodes of whole cases, before post-processing, on each image's own grid."""
+        decoded: list[Prediction] = self.task.decode(self.inferer(batch.images, self._outputs), batch)
+        return decoded
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Soft predictions of whole cases."""
+        return self.soft_predictions(batch) if batch.case_ids else []
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser of all trainable parameters, and the schedule by steps."""

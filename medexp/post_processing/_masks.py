@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -65,25 +66,30 @@ def empty_mask(classes: Sequence[StructureClass], spatial: tuple[int, ...]) -> I
     return np.zeros((layers, *spatial), dtype=np.min_scalar_type(max(structure.value for structure in classes)))
 
 
-def check_names(names: Sequence[str] | None, step: str) -> tuple[str, ...] | None:
-    """The names of classes that a step is told to work on, checked.
+def chosen_classes(prediction: Prediction, names: Sequence[str] | None, step: str) -> list[int]:
+    """Places of the classes to work on among the prediction's.
 
     Args:
-        names: The names, or None for all classes.
+        prediction: What says which classes there are.
+        names: Names of the classes to work on, or None for all.
         step: Name of the step, for the error.
 
     Returns:
-        The names as a tuple, or None.
+        The places, in the order of the names.
 
     Raises:
-        UsageError: They are one word instead of a list, or an empty list.
+        UsageError: A name is not among the prediction's classes.
     """
-    if isinstance(names, str) or (names is not None and not names):
-        raise UsageError(f"{step}.classes needs a list of names, or null for all classes, got {names!r}")
-    return None if names is None else tuple(names)
+    known = {structure.name: place for place, structure in enumerate(prediction.classes)}
+    for name in names or ():
+        if name not in known:
+            raise UsageError(
+                f"{step}.classes names {name!r}, and the task has {', '.join(known)}{did_you_mean(name, known)}"
+            )
+    return [known[name] for name in known] if names is None else [known[name] for name in dict.fromkeys(names)]
 
 
-def values_by_layer(prediction: Prediction, names: tuple[str, ...] | None, step: str) -> dict[int, list[int]]:
+def values_by_layer(prediction: Prediction, names: Sequence[str] | None, step: str) -> dict[int, list[int]]:
     """The values to work on, by layer.
 
     Args:
@@ -97,12 +103,118 @@ def values_by_layer(prediction: Prediction, names: tuple[str, ...] | None, step:
     Raises:
         UsageError: A name is not among the prediction's classes.
     """
-    known = {structure.name: structure for structure in prediction.classes}
     found: dict[int, list[int]] = {}
-    for name in known if names is None else names:
-        if name not in known:
-            raise UsageError(
-                f"{step}.classes names {name!r}, and the task has {', '.join(known)}{did_you_mean(name, known)}"
-            )
-        found.setdefault(known[name].layer, []).append(known[name].value)
+    for place in chosen_classes(prediction, names, step):
+        structure = prediction.classes[place]
+        found.setdefault(structure.layer, []).append(structure.value)
     return found
+
+
+def with_layers(
+    prediction: Prediction,
+    names: Sequence[str] | None,
+    step: str,
+    change: Callable[[Integer[np.ndarray, "*spatial"], list[int]], Integer[np.ndarray, "*spatial"]],
+) -> Prediction:
+    """The prediction with each layer changed that holds one of the classes.
+
+    Args:
+        prediction: What an earlier step gave, with a mask.
+        names: Names of the classes to work on, or None for all.
+        step: Name of the step, for errors.
+        change: Gets a layer, which it must not write to, and the values to work on; returns the new layer.
+
+    Returns:
+        The prediction with another mask of the same shape and type.
+
+    Raises:
+        UsageError: There is no mask, or a name is not among the prediction's classes.
+    """
+    mask = mask_of(prediction, step).copy()
+    for layer, values in values_by_layer(prediction, names, step).items():
+        mask[layer] = change(mask[layer], values)
+    return prediction.with_mask(mask)
+
+
+def with_channels(
+    prediction: Prediction,
+    names: Sequence[str] | None,
+    step: str,
+    change: Callable[[Float[np.ndarray, "*spatial"]], Float[np.ndarray, "*spatial"]],
+) -> Prediction:
+    """The prediction with the probabilities of some classes changed.
+
+    Exclusive classes have to sum to one with the background: where the classes alone exceed it they are divided by
+    their sum, and the background gets what is left.
+
+    Args:
+        prediction: What a task decoded.
+        names: Names of the classes to work on, or None for all.
+        step: Name of the step, for errors.
+        change: Gets the probabilities of a class, which it must not write to; returns the new ones.
+
+    Returns:
+        The prediction with other probabilities of the same shape and type.
+
+    Raises:
+        UsageError: There are no probabilities, or a name is not among the prediction's classes.
+        DataError: The probabilities do not fit the classes, or hold nan.
+    """
+    first = 1 if prediction.exclusive else 0
+    soft = probabilities_of(prediction, first + len(prediction.classes), step).copy()
+    for place in chosen_classes(prediction, names, step):
+        soft[first + place] = change(soft[first + place])
+    return replace(prediction, probabilities=_summing_to_one(soft) if prediction.exclusive else soft)
+
+
+def soft_regions(prediction: Prediction, step: str) -> Float[np.ndarray, "regions *spatial"]:
+    """The probabilities of classes that a threshold can mark one by one: overlapping regions, or a single class.
+
+    Args:
+        prediction: What a task decoded.
+        step: Name of the step, for the error.
+
+    Returns:
+        A channel for each class, not a copy.
+
+    Raises:
+        UsageError: There are several exclusive classes, or no probabilities.
+        DataError: The probabilities do not fit the classes, or hold nan.
+    """
+    classes = prediction.classes
+    if prediction.exclusive and len(classes) > 1:
+        raise UsageError(
+            f"{step} in case {prediction.case_id} needs overlapping regions or a single class, got exclusive "
+            f"classes {', '.join(structure.name for structure in classes)}; use argmax instead"
+        )
+    background = 1 if prediction.exclusive else 0
+    return probabilities_of(prediction, background + len(classes), step)[background:]
+
+
+def pixels_of(prediction: Prediction, step: str) -> Float[np.ndarray, "channels *spatial"]:
+    """The intensities of the image that a prediction is of.
+
+    Args:
+        prediction: What a task decoded.
+        step: Name of the step, for the error.
+
+    Returns:
+        The intensities, not a copy.
+
+    Raises:
+        DataError: They are not at hand.
+    """
+    if prediction.pixels is None:
+        raise DataError(
+            f"{step} in case {prediction.case_id} looks at the image, and the prediction comes without one; give its "
+            "pixels"
+        )
+    return prediction.pixels
+
+
+def _summing_to_one(soft: Float[np.ndarray, "channels *spatial"]) -> Float[np.ndarray, "channels *spatial"]:
+    """Write into probabilities whose first channel is the background; the same array."""
+    total = soft[1:].sum(axis=0)
+    soft[1:] /= np.maximum(total, 1)
+    soft[0] = np.clip(1 - total, 0, 1)
+    return soft

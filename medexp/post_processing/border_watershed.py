@@ -8,8 +8,9 @@ from skimage.segmentation import watershed
 
 from medexp.core.errors import DataError, UsageError
 from medexp.core.types import Kind, Prediction
-from medexp.post_processing._components import check_connectivity, check_volume, find_components, voxels_of
+from medexp.post_processing._components import find_components, voxels_of
 from medexp.post_processing._instances import check_exclusive, mean_inside, with_instances
+from medexp.post_processing._knobs import check_connectivity, check_volume
 from medexp.post_processing._masks import probabilities_of
 
 

@@ -37,14 +37,22 @@ def _check(steps: tuple[Any, ...], takes: Kind, gives: Kind) -> None:
     have, giver = takes, "the task"
     for position, step in enumerate(steps):
         where = f"post_processing[{position}] ({type(step).__name__})"
-        if not (isinstance(getattr(step, "takes", None), Kind) and isinstance(getattr(step, "gives", None), Kind)):
+        taken = _kinds(getattr(step, "takes", ()))
+        given = getattr(step, "gives", "nothing")
+        if not taken or not (given is None or isinstance(given, Kind)):
             raise UsageError(f"{where} is no step: it does not say what it takes and gives; check its _target_")
-        if step.takes != have:
-            raise UsageError(f"{where} takes {step.takes}, but {giver} gives {have}; {_remedy(have, step.takes)}")
-        have, giver = step.gives, where
+        if have not in taken:
+            raise UsageError(f"{where} takes {' or '.join(taken)}, but {giver} gives {have}; {_remedy(have, taken[0])}")
+        have, giver = given or have, where
     if have != gives:
         chain = "post_processing" if steps else "an empty post_processing"
         raise UsageError(f"{chain} must end with {gives}, but {giver} gives {have}; {_remedy(have, gives)}")
+
+
+def _kinds(takes: Any) -> tuple[Kind, ...]:
+    """The kinds that a step says it takes; none where it says something else."""
+    kinds = takes if isinstance(takes, tuple) else (takes,)
+    return kinds if all(isinstance(kind, Kind) for kind in kinds) else ()
 
 
 def _remedy(have: Kind, need: Kind) -> str:

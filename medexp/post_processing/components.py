@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from medexp.core.types import Kind, Prediction
-from medexp.post_processing._components import check_connectivity, check_volume, find_components, voxels_of
+from medexp.post_processing._components import find_components, voxels_of
 from medexp.post_processing._instances import check_exclusive, with_instances
+from medexp.post_processing._knobs import check_connectivity, check_volume
 from medexp.post_processing._masks import mask_of
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from medexp.core.types import Kind, Prediction
-from medexp.post_processing._components import check_connectivity, check_volume, find_components, voxels_of, without
-from medexp.post_processing._masks import check_names, mask_of, values_by_layer
+from medexp.post_processing._components import Components, find_components, voxels_of, without, without_joint
+from medexp.post_processing._knobs import check_connectivity, check_flag, check_names, check_volume
+from medexp.post_processing._masks import with_layers
 
 
 class RemoveSmall:
@@ -20,6 +21,8 @@ class RemoveSmall:
             pixels where `Geometry.unit` is "px".
         connectivity: "faces", neighbours share a face (4 in 2D, 6 in 3D), or "corners", they may share a corner only (8
             in 2D, 26 in 3D).
+        joint: False works on each class by itself; true takes voxels of any of the classes, in whichever layer, as one
+            foreground, so that touching classes are one component.
         classes: Names of the classes to work on; None for all. The others stay as they are.
 
     Raises:
@@ -30,10 +33,16 @@ class RemoveSmall:
     gives = Kind.MASK
 
     def __init__(
-        self, *, min_volume_mm3: float, connectivity: str = "corners", classes: Sequence[str] | None = None
+        self,
+        *,
+        min_volume_mm3: float,
+        connectivity: str = "corners",
+        joint: bool = False,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.min_volume_mm3 = check_volume(min_volume_mm3, "remove_small.min_volume_mm3")
         self.connectivity = check_connectivity(connectivity, "remove_small")
+        self.joint = check_flag(joint, "remove_small.joint")
         self.classes = check_names(classes, "remove_small")
 
     def __call__(self, prediction: Prediction) -> Prediction:
@@ -48,15 +57,15 @@ class RemoveSmall:
         Raises:
             UsageError: There is no mask, or `classes` names one that the prediction does not have.
         """
-        mask = mask_of(prediction, "remove_small").copy()
         min_voxels = voxels_of(self.min_volume_mm3, prediction.geometry)
-        for layer, values in values_by_layer(prediction, self.classes, "remove_small").items():
-            mask[layer] = _drop_components(mask[layer], values, min_voxels, self.connectivity)
-        return prediction.with_mask(mask)
 
+        def dropped(components: Components, values: list[int]) -> Bool[np.ndarray, "components"]:
+            return np.isin(components.values, values) & (components.voxels < min_voxels)
 
-def _drop_components(
-    layer: Integer[np.ndarray, "*spatial"], values: list[int], min_voxels: int, connectivity: str
-) -> Integer[np.ndarray, "*spatial"]:
-    components = find_components(layer, connectivity)
-    return without(layer, components, np.isin(components.values, values) & (components.voxels < min_voxels))
+        def cleaned(layer: Integer[np.ndarray, "*spatial"], values: list[int]) -> Integer[np.ndarray, "*spatial"]:
+            components = find_components(layer, self.connectivity)
+            return without(layer, components, dropped(components, values))
+
+        if self.joint:
+            return without_joint(prediction, self.classes, self.connectivity, dropped, step="remove_small")
+        return with_layers(prediction, self.classes, "remove_small", cleaned)

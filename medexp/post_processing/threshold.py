@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Integer
 
-from medexp.core.errors import UsageError
 from medexp.core.types import Kind, Prediction, StructureClass
-from medexp.post_processing._masks import empty_mask, probabilities_of
+from medexp.post_processing._knobs import check_probability
+from medexp.post_processing._masks import empty_mask, soft_regions
 
 
 class Threshold:
@@ -27,9 +27,7 @@ class Threshold:
     gives = Kind.MASK
 
     def __init__(self, *, threshold: float = 0.5) -> None:
-        if not 0 < threshold <= 1:
-            raise UsageError(f"threshold.threshold needs a probability above 0 and up to 1, got {threshold}")
-        self.threshold = threshold
+        self.threshold = check_probability(threshold, "threshold.threshold")
 
     def __call__(self, prediction: Prediction) -> Prediction:
         """Make the mask.
@@ -44,16 +42,9 @@ class Threshold:
             UsageError: There are several exclusive classes, or no probabilities.
             DataError: The probabilities do not fit the classes, or hold nan.
         """
-        classes = prediction.classes
-        if prediction.exclusive and len(classes) > 1:
-            raise UsageError(
-                f"threshold in case {prediction.case_id} needs overlapping regions or a single class, got exclusive "
-                f"classes {', '.join(structure.name for structure in classes)}; use argmax instead"
-            )
-        background = 1 if prediction.exclusive else 0
-        soft = probabilities_of(prediction, background + len(classes), "threshold")
-        mask = empty_mask(classes, soft.shape[1:])
-        return prediction.with_mask(_fill_above(mask, soft[background:], classes, self.threshold))
+        soft = soft_regions(prediction, "threshold")
+        mask = empty_mask(prediction.classes, soft.shape[1:])
+        return prediction.with_mask(_fill_above(mask, soft, prediction.classes, self.threshold))
 
 
 def _fill_above(

@@ -103,7 +103,12 @@ def annotated(batch: Batch) -> list[tuple[Image, Annotation]]:
 def prediction_of(image: Image, classes: tuple[StructureClass, ...], **content: Any) -> Prediction:
     """A prediction of an image."""
     return Prediction(
-        case_id=image.case.case_id, group=image.case.group, geometry=image.geometry, classes=classes, **content
+        case_id=image.case.case_id,
+        group=image.case.group,
+        geometry=image.geometry,
+        classes=classes,
+        pixels=image.pixels,
+        **content,
     )
 
 
