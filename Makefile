@@ -6,7 +6,8 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-loaders bench-storage bench-post tour reproducibility clean
+.PHONY: help install demo test check format bench bench-loaders bench-storage bench-models bench-post tour \
+  reproducibility clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
@@ -47,6 +48,9 @@ bench-storage: $(INSTALLED)  ## time reading patches from npy, blosc2 and zarr, 
 
 bench-post: $(INSTALLED)  ## time post-processing of masks beside MONAI
 	$(BIN)/python tests/bench/post_processing.py
+
+bench-models: $(INSTALLED)  ## measure every dense network of conf/model and write docs/models.md
+	$(BIN)/python tests/bench/models.py
 
 tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.md
 	$(BIN)/python tests/bench/tour.py

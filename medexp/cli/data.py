@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from importlib.util import find_spec
 
-from medexp.core.errors import UsageError, did_you_mean
+from medexp.cli.subcommands import run_subcommand
 
 _KNOWN = {
     "list": ("medexp.cli.data_list", "data_list", "the named datasets: task, size, licence, and whether they are here"),
@@ -31,23 +30,5 @@ def data_command(words: Sequence[str]) -> int:
 
     Returns:
         The exit code.
-
-    Raises:
-        UsageError: There is no such subcommand.
     """
-    known = subcommands()
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help(known))
-        return 0
-    if words[0] not in known:
-        raise UsageError(f"no command data {words[0]}{did_you_mean(words[0], known)} (known: {', '.join(known)})")
-    module, function, _ = known[words[0]]
-    code: int = getattr(import_module(module), function)(words[1:])
-    return code
-
-
-def _help(known: Mapping[str, tuple[str, str, str]]) -> str:
-    width = max(map(len, known))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in known.items()]
-    hint = "`medexp data COMMAND --help` explains each."
-    return "\n".join(["usage: medexp data COMMAND [ARGUMENTS]", "", "commands:", *lines, "", hint])
+    return run_subcommand("data", subcommands(), words)

@@ -20,6 +20,7 @@ COMMANDS = {
         "tune_command",
         "choose the post-processing of a run on its validation cases",
     ),
+    "model": ("medexp.cli.model", "model_command", "list networks, and say what one costs and which patches pass it"),
     "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
     "doctor": ("medexp.cli.doctor", "doctor", "say what this machine can do"),
 }

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medexp.core.errors import UsageError, did_you_mean
+from medexp.models.fitting import nearest_fit, other_sizes
 
 DEEP_SUPERVISION = "deep_supervision"
 
@@ -93,7 +94,7 @@ def build_model(
         raise UsageError(f"model {_name(target)} takes neither `heads` nor `out_channels`; see docs on adding a model")
     try:
         network = factory(**given)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, LookupError, AssertionError, RuntimeError) as error:
         raise UsageError(f"model {_name(target)} cannot be built: {error}; check the keys under `model`") from error
     return network if "heads" in given else DenseModel(network, heads=heads, spatial_dims=spatial_dims)
 
@@ -131,13 +132,22 @@ def fit_size(model: nn.Module, patch: Tensor, *, dense: bool) -> None:
     try:
         with torch.no_grad():
             outputs = model(patch)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(
-            f"a patch of {size} does not pass the network: {error}; choose dataset.patch_size divisible by the product "
-            "of the strides"
+            f"a patch of {size} does not pass the network: {error}; choose {_fitting(model, patch, dense=dense)}"
         ) from error
     finally:
         model.train(was_training)
-    for head, maps in outputs.items():
-        if dense and isinstance(maps, Tensor) and tuple(maps.shape[2:]) != size:
-            raise UsageError(f"model gives {head} in size {tuple(maps.shape[2:])} for a patch of {size}")
+    for head, other in other_sizes(outputs, size):
+        if dense:
+            raise UsageError(
+                f"model gives {head} in size {other} for a patch of {size}; choose {_fitting(model, patch, dense=True)}"
+            )
+
+
+def _fitting(model: nn.Module, patch: Tensor, *, dense: bool) -> str:
+    """The remedy for a patch that does not fit."""
+    found = nearest_fit(model, in_channels=patch.shape[1], size=patch.shape[2:], dense=dense)
+    if found is None:
+        return "dataset.patch_size divisible by the product of the strides"
+    return f"dataset.patch_size={list(found)}".replace(" ", "")

@@ -67,7 +67,7 @@ def dynunet(
         strides=list(strides),
         upsample_kernel_size=list(strides[1:]),
         filters=list(filters),
-        norm_name=_norm(norm, filters),
+        norm_name=named_norm(norm, filters),
         res_block=residual,
         dropout=dropout,
         deep_supervision=deep_supervision_levels > 0,
@@ -76,8 +76,19 @@ def dynunet(
     return DenseModel(network, heads=heads, spatial_dims=spatial_dims)
 
 
-def _norm(name: str, filters: Sequence[int]) -> tuple[str, dict[str, Any]]:
-    """A normalisation with learned scale and shift, as MONAI names it."""
+def named_norm(name: str, filters: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    """A normalisation with learned scale and shift, as MONAI names it.
+
+    Args:
+        name: "instance", "batch" or "group".
+        filters: Channels of all levels.
+
+    Returns:
+        MONAI's name and arguments.
+
+    Raises:
+        UsageError: There is no such normalisation, or groups do not divide the channels.
+    """
     if name not in ("instance", "batch", "group"):
         raise UsageError(f"model.norm is instance, batch or group, got {name}")
     if name != "group":
