@@ -74,7 +74,7 @@ class Composer:
         path = None if experiment is None else find_experiment(experiment)
         self.experiment = None if path is None else read_experiment(path, self.groups)
         self._known: dict[tuple[str, ...], DictConfig] = {}
-        self.sweep = self._expanded(parse(overrides))
+        self.sweep = self._expanded(parse([*self._axes_of_file(overrides), *overrides]))
         check_sweep(self.sweep, self.experiment, self.groups)
 
     def compose_jobs(self) -> list[DictConfig]:
@@ -173,6 +173,12 @@ class Composer:
             f"paths.modules={_quoted_list([Path.cwd(), *beside])}",
             f"paths.conf={_quoted_list(self.conf[:-1])}",
         ]
+
+    def _axes_of_file(self, overrides: Sequence[str]) -> list[str]:
+        """What the experiment sweeps, but for keys that the command line gives itself."""
+        given = {override.key_or_group for override in parse(overrides).parsed}
+        swept = [] if self.experiment is None else self.experiment.sweep
+        return [item for item in swept if item.partition("=")[0] not in given]
 
     def _choices(self) -> list[str]:
         """The options that the experiment chooses, as overrides, to see which keys exist without its values."""

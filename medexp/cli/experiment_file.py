@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from medexp.core.errors import UsageError, did_you_mean
 OPEN_OBJECTS = ("callbacks", "metrics", "loss.terms")
 OPEN_VALUES = ("task.regions", "loss.weights", "dataset.checks")
 _CHAIN = "post_processing"
+_WORD = re.compile(r"[\w/.-]+")
 _NOT_HERE = {
     "options": "which medexp fills in with the chosen options; remove it",
     "axes": "which medexp fills in with the overrides of each run; remove it",
@@ -33,6 +36,7 @@ class Experiment:
         name: Its name under experiments/ with "-" for "/", or its stem where it lies elsewhere.
         choices: Option of each group that it chooses.
         inline: Whole objects by group, given with their own `_target_`.
+        sweep: What it sweeps, as overrides of a command line.
         body: All other values.
     """
 
@@ -40,6 +44,7 @@ class Experiment:
     name: str
     choices: dict[str, Any]
     inline: dict[str, dict[str, Any]]
+    sweep: tuple[str, ...]
     body: dict[str, Any]
 
     @property
@@ -59,18 +64,37 @@ def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
         Its parts.
 
     Raises:
-        UsageError: It is no mapping, an entry of its defaults names no group, or a key is no plain name.
+        UsageError: It is no mapping, an entry of its defaults names no group, a key is no plain name, or its sweep is
+            no mapping of lists.
     """
     known = list(groups)
     body = _read_mapping(path)
     choices = dict(_choices(body.pop("defaults", []), known, path))
+    sweep = tuple(_sweep(body.pop("sweep", {}), path))
     chain = choices.pop(_CHAIN, body.get(_CHAIN))
     if chain is not None and not isinstance(chain, dict):
         body[_CHAIN] = {"steps": chain if isinstance(chain, list) else [chain]}
     inline = dict(_inline(body, choices, known, path))
     for group in inline:
         body = _without(body, group.split("/"))
-    return Experiment(path=path, name=experiment_name(path), choices=choices, inline=inline, body=body)
+    return Experiment(path=path, name=experiment_name(path), choices=choices, inline=inline, sweep=sweep, body=body)
+
+
+def _sweep(axes: Any, path: Path) -> Iterator[str]:
+    """The axes of a study as overrides: `loss: [dice, focal]`, or as they are typed, `seed: 0..4`."""
+    if not isinstance(axes, Mapping):
+        raise UsageError(f"{path}: sweep needs a mapping of keys to values, e.g. {{loss: [dice, focal]}}, got {axes!r}")
+    for key, values in axes.items():
+        if isinstance(values, Mapping) or values in (None, []):
+            raise UsageError(f"{path}: sweep.{key} needs a list of values, or a range such as 0..4, got {values!r}")
+        yield f"{key}={','.join(map(_typed, values)) if isinstance(values, list) else values}"
+
+
+def _typed(value: Any) -> str:
+    """A value as one types it; texts in quotes, unless they are plain words."""
+    if isinstance(value, str):
+        return value if _WORD.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
+    return f"[{','.join(map(_typed, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
 def _inline(

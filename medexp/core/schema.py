@@ -102,9 +102,10 @@ RULES: Mapping[str, Rule] = {
     "trainer.checkpoints.keep_last": _whole(1),
     "trainer.checkpoints.keep_best": _FLAG,
 }
-# A user's own option may lack these.
+# Another option, or a user's own, may lack these.
 OPTIONAL_RULES: Mapping[str, Rule] = {
     "dataset.root": _NULL | _TEXT,
+    "loss.imbalance_below": _share(),
     "dataset.split.n_folds": _whole(2),
     "dataset.split.n_groups": _NULL | _whole(2),
     "dataset.split.seed": _whole(0),

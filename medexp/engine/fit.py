@@ -27,6 +27,7 @@ from medexp.engine.checkpoints import CheckpointFolder
 from medexp.engine.evaluation import plain_results, write_evidence
 from medexp.engine.follow import follow
 from medexp.engine.log import LOGGER, logging_to
+from medexp.engine.loss_choice import pin_loss
 from medexp.engine.precision import check_precision, resolve_precision
 from medexp.engine.process import determinism_note, keep_freed_memory
 from medexp.engine.processes import Processes
@@ -59,14 +60,14 @@ def train(config: DictConfig) -> Run:
         if not processes.is_first:
             return Run(follow(processes).path)
         study = Study(Path(config.paths.runs), config.study)
-        with resolved_process(config, study, processes) as plan:
+        with resolved_process(config, study, processes) as planned:
             folder = run_folder(Path(config.paths.runs), config.study, config.axes)
             with folder.lock(), logging_to(folder.log):
-                return _Job(config, folder, processes, plan=plan).run()
+                return _Job(config, folder, processes, planned=planned).run()
 
 
 @contextmanager
-def resolved_process(config: DictConfig, study: Study, processes: Processes) -> Iterator[dict[str, Any] | None]:
+def resolved_process(config: DictConfig, study: Study, processes: Processes) -> Iterator[dict[str, dict[str, Any]]]:
     """The process as a configuration wants it, whose `auto` values are resolved once per study.
 
     Args:
@@ -75,18 +76,20 @@ def resolved_process(config: DictConfig, study: Study, processes: Processes) -> 
         processes: This process and the others.
 
     Yields:
-        The plan that filled in what the configuration left to it; None where that is nothing.
+        What the dataset decided, each with its reasons: the plan and the choice of a loss, as far as the configuration
+        leaves them to it.
 
     Raises:
         UsageError: A value fits neither the device nor the dataset.
     """
+    choice = pin_loss(config, study)
     plan = _pin_plan(config, study)
     _pin_threads(config, study, processes)
     with configured_process(config):
         if config.precision == "auto":
             config.precision = study.pin("precision", lambda: resolve_precision(config, build(config)))
         check_precision(config.precision, device=processes.device)
-        yield plan
+        yield {name: found for name, found in (("plan", plan), ("loss", choice)) if found is not None}
 
 
 def _pin_plan(config: DictConfig, study: Study) -> dict[str, Any] | None:
@@ -119,10 +122,15 @@ class _Job:
     """One run under its lock."""
 
     def __init__(
-        self, config: DictConfig, folder: RunFolder, processes: Processes, *, plan: dict[str, Any] | None
+        self,
+        config: DictConfig,
+        folder: RunFolder,
+        processes: Processes,
+        *,
+        planned: dict[str, dict[str, Any]],
     ) -> None:
         self.config = config
-        self.plan = plan
+        self.planned = planned
         self.folder = folder
         self.processes = processes
         self.plain = plain(config)
@@ -215,8 +223,10 @@ class _Job:
     def _write_start(self) -> None:
         write_text(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.plain)))
         write_json(self.folder.path / "split.json", self.parts.data.parts.as_plain())
-        if self.plan is not None:
-            write_json(self.folder.path / "plan.json", self.plan)
+        for name, values in self.planned.items():
+            write_json(self.folder.path / f"{name}.json", values)
+        if "loss" in self.planned:
+            LOGGER.info("loss=auto: %(loss)s, since %(reason)s", self.planned["loss"])
         self.record.determinism = determinism_note(
             device=device_of(self.config), deterministic=self.config.trainer.deterministic
         )

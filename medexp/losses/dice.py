@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Shaped
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
-from medexp.core.errors import UsageError
+from medexp.losses._maps import check_background, check_smooth, checked_weight, full_precision, weight_like
 
 
 class Dice(nn.Module):
@@ -42,20 +41,10 @@ class Dice(nn.Module):
         weight: Sequence[float] | None,
     ) -> None:
         super().__init__()
-        if sigmoid and include_background:
-            raise UsageError(
-                "loss.include_background=true has no meaning for overlapping regions, which have no background; "
-                "set it to false"
-            )
-        if smooth_nr < 0 or smooth_dr <= 0:
-            raise UsageError(
-                f"Dice loss needs smooth_nr >= 0 and smooth_dr > 0 (an empty class divides by smooth_dr), "
-                f"got smooth_nr={smooth_nr}, smooth_dr={smooth_dr}"
-            )
-        if weight is not None and (min(weight, default=0) < 0 or max(weight, default=0) <= 0):
-            raise UsageError(f"loss.weight needs values >= 0, one of them above 0, got {list(weight)}")
+        check_background(sigmoid=sigmoid, include_background=include_background)
+        check_smooth("Dice loss", smooth_nr=smooth_nr, smooth_dr=smooth_dr)
         self.pools_batch = batch
-        self.weight = None if weight is None else tuple(float(value) for value in weight)
+        self.weight = checked_weight(weight)
         self.dice = DiceLoss(
             include_background=include_background or sigmoid,
             to_onehot_y=not sigmoid,
@@ -72,22 +61,25 @@ class Dice(nn.Module):
     def forward(
         self, logits: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch target_channels *spatial"]
     ) -> Float[Tensor, ""]:
-        """Mean over images and classes.
+        """Mean over images and classes; arguments and errors as of `each`."""
+        return self.each(logits, target).mean()
+
+    def each(
+        self, logits: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch target_channels *spatial"]
+    ) -> Float[Tensor, "groups classes"]:
+        """The weighted loss of each image (or of the batch) and class.
 
         Args:
             logits: Scores of the classes or regions.
             target: Class index (batch, 1, *spatial) or regions, one a channel.
 
         Returns:
-            The loss.
+            The losses.
 
         Raises:
             UsageError: `weight` has not one value for each class.
         """
+        logits = full_precision(logits)
         classes = logits.shape[1] - (0 if self.dice.include_background else 1)
         loss: Tensor = self.dice(logits, target.to(logits.dtype)).reshape(-1, classes)
-        if self.weight is None:
-            return loss.mean()
-        if len(self.weight) != classes:
-            raise UsageError(f"loss.weight needs {classes} values, one for each class that counts, got {self.weight}")
-        return (loss * torch.tensor(self.weight, dtype=loss.dtype, device=loss.device)).mean()
+        return loss if self.weight is None else loss * weight_like(self.weight, loss, classes=classes)

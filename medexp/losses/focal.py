@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from medexp.core.errors import UsageError
+from medexp.losses._maps import missing_probability, voxel_cross_entropy
 
 
 class Focal(nn.Module):
@@ -39,13 +39,8 @@ class Focal(nn.Module):
         self, logits: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch target_channels *spatial"]
     ) -> Float[Tensor, ""]:
         """Mean over voxels (and regions); target: class index (batch, 1, *spatial) or regions, one a channel."""
-        if self.sigmoid:
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-        else:
-            cross_entropy = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
-        # 1 - p to full precision; the floor keeps the slope of a power below 1 finite at p = 1.
-        missing = (-torch.expm1(-cross_entropy)).clamp_min(torch.finfo(logits.dtype).tiny ** 0.5)
-        loss = missing.pow(self.gamma) * cross_entropy
+        cross_entropy = voxel_cross_entropy(logits, target, sigmoid=self.sigmoid)
+        loss = missing_probability(cross_entropy).pow(self.gamma) * cross_entropy
         if self.alpha is not None:
             loss = loss * torch.where(target > 0, self.alpha, 1 - self.alpha)
         return loss.mean()

@@ -17,8 +17,9 @@ class IgnoreIndex(nn.Module):
 
     The annotated voxels become a list, (1, channels, voxels). A loss that says `pools_batch` (cross-entropy, focal,
     Dice over the batch) gets one list of the whole batch; any other gets one per sample, and the mean is over the
-    samples that have annotated voxels. This is exact for every loss that does not look at where a voxel lies; a loss of
-    distances or neighbours needs an ignore rule of its own.
+    samples that have annotated voxels. This is exact for every loss that does not look at where a voxel lies. A loss of
+    distances or neighbours says `sees_places`: it gets the maps of the samples that have annotated voxels as they lie,
+    and which voxels are annotated as `valid`, (batch, 1, *spatial), and leaves out the others by a rule of its own.
 
     Args:
         loss: The loss; it returns a scalar or terms by name.
@@ -37,26 +38,30 @@ class IgnoreIndex(nn.Module):
         """The terms of the loss by name; zero where no voxel of the batch is annotated."""
         if self.ignore_index is None:
             return as_terms(self.loss(logits, target))
-        lists = [
-            (sample_logits[:, valid][None], sample_target[:, valid][None])
-            for sample_logits, sample_target in zip(logits, target, strict=True)
-            if (valid := sample_target[0] != UNANNOTATED).any()
-        ]
-        if not lists:
+        valid = target[:, :1] != UNANNOTATED
+        some = valid.flatten(1).any(dim=1)
+        if not some.any():
             # Zero for every parameter, even where the logits overflowed.
             zero = logits.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sum() * 0.0
             return self.loss.each(lambda _: zero) if isinstance(self.loss, WeightedSum) else {"loss": zero}
+        annotated = (logits[some], target[some], valid[some])
         if isinstance(self.loss, WeightedSum):
-            return self.loss.each(lambda loss: _mean_terms(loss, lists)["loss"])
-        return _mean_terms(self.loss, lists)
+            return self.loss.each(lambda loss: _terms(loss, *annotated)["loss"])
+        return _terms(self.loss, *annotated)
 
 
-def _mean_terms(loss: nn.Module, lists: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """The terms of a loss over lists of voxels, (1, channels, voxels) of logits and of target for each sample."""
+def _terms(loss: nn.Module, logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """The terms of a loss over the annotated voxels of samples each of which has some."""
+    if getattr(loss, "sees_places", False):
+        return as_terms(loss(logits, target, valid=valid))
+    lists = [
+        (sample_logits[:, known[0]][None], sample_target[:, known[0]][None])
+        for sample_logits, sample_target, known in zip(logits, target, valid, strict=True)
+    ]
     if getattr(loss, "pools_batch", False):
-        logits, target = zip(*lists, strict=True)
-        return as_terms(loss(torch.cat(logits, dim=2), torch.cat(target, dim=2)))
-    samples = [as_terms(loss(logits, target)) for logits, target in lists]
+        all_logits, all_target = zip(*lists, strict=True)
+        return as_terms(loss(torch.cat(all_logits, dim=2), torch.cat(all_target, dim=2)))
+    samples = [as_terms(loss(*sample)) for sample in lists]
     return {name: torch.stack([sample[name] for sample in samples]).mean() for name in samples[0]}
 
 

@@ -70,4 +70,4 @@ def test_bash_completes_a_line(here: Path) -> None:
         check=False,
         env={**os.environ, "PATH": path},
     )
-    assert (done.stdout.strip(), done.stderr) == ("loss=focal", "")
+    assert (done.stdout.strip(), done.stderr) == ("loss=focal loss=focal_tversky", "")

@@ -22,8 +22,8 @@ def _refusal(path: str, *overrides: str) -> str:
 
 @pytest.mark.parametrize("name", [name for name in experiment_names() if "/" not in name or "baseline" not in name])
 def test_each_shipped_experiment_composes(name: str, here: Path) -> None:
-    config = compose(name, ["dataset.root=somewhere"])
-    assert config.study == name.replace("/", "-")
+    first = Composer(name, ["dataset.root=somewhere"]).sweep.jobs()[0]
+    assert compose(name, first).study == name.replace("/", "-")
 
 
 def test_an_experiment_chooses_options_and_sets_values(experiment: Write) -> None:
@@ -218,3 +218,54 @@ def test_two_files_of_one_name_do_not_mix(experiment: Write) -> None:
 
 def test_an_empty_file_is_the_default(experiment: Write) -> None:
     assert compose(experiment("")).seed == compose().seed
+
+
+STUDY = "sweep: {loss: [dice, focal], seed: 0..1, optimizer.lr: [0.1]}\n"
+
+
+def test_an_experiment_may_sweep_by_itself(experiment: Write) -> None:
+    jobs = Composer(experiment(STUDY), []).compose_jobs()
+    assert [(job.axes.loss, job.seed, job.optimizer.lr) for job in jobs] == [
+        ("dice", 0, 0.1),
+        ("dice", 1, 0.1),
+        ("focal", 0, 0.1),
+        ("focal", 1, 0.1),
+    ]
+
+
+def test_the_command_line_adds_axes_to_a_study_and_gives_values_for_its_own(experiment: Write) -> None:
+    path = experiment(STUDY)
+    jobs = Composer(path, ["seed=3", "optimizer.lr=0.01,0.02"]).compose_jobs()
+    assert [(job.options.loss, job.seed, job.optimizer.lr) for job in jobs] == [
+        ("dice", 3, 0.01),
+        ("dice", 3, 0.02),
+        ("focal", 3, 0.01),
+        ("focal", 3, 0.02),
+    ]
+    assert compose(path, ["loss=dice", "seed=0"]).axes == {"loss": "dice", "seed": "0", "optimizer.lr": "0.1"}
+
+
+def test_a_study_has_the_runs_of_the_same_sweep_typed(experiment: Write) -> None:
+    of_file = Composer(experiment("sweep: {loss: [dice, focal], dataset.patch_size: [[32, 32], [48, 64]]}\n"), [])
+    typed = Composer(experiment(""), ["loss=dice,focal", "dataset.patch_size=[32,32],[48,64]"])
+    assert [job.axes for job in of_file.compose_jobs()] == [job.axes for job in typed.compose_jobs()]
+
+
+def test_one_run_of_a_study_needs_one_value_for_each_axis(experiment: Write) -> None:
+    with pytest.raises(UsageError, match="loss, seed takes several values"):
+        compose(experiment(STUDY))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sweep: [loss]\n", "sweep needs a mapping of keys to values"),
+        ("sweep: {loss: []}\n", "sweep.loss needs a list of values, or a range such as 0..4, got []"),
+        ("sweep: {loss: {dice: 1}}\n", "sweep.loss needs a list of values"),
+        ("sweep: {loss: [dice, focl]}\n", "loss=focl: no such option; did you mean focal"),
+        ("sweep: {loss.gama: [1, 2]}\n", "there is no key loss.gama"),
+        ("sweep: {loss: [dice, focal]}\nloss: {gamma: 3}\n", "but loss is swept, so every loss would get it"),
+    ],
+)
+def test_axes_without_meaning_are_refused(text: str, told: str, experiment: Write) -> None:
+    assert told in _refusal(experiment(text))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_examples import KINDS, LOSSES, build, example, total
+from loss_examples import PAIRS, build, example, total
 from monai.losses import TverskyLoss
 from torch import nn
 
@@ -26,8 +26,7 @@ def partly_annotated(kind: str, *, alike: bool) -> tuple[torch.Tensor, torch.Ten
     return logits, target, annotated
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_the_loss_is_that_of_the_annotated_voxels_alone(name, kind):
     logits, target, _ = partly_annotated(kind, alike=True)
     loss = build(name, kind)
@@ -38,8 +37,7 @@ def test_the_loss_is_that_of_the_annotated_voxels_alone(name, kind):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_what_lies_under_unannotated_voxels_changes_neither_loss_nor_gradient(name, kind):
     logits, target, annotated = partly_annotated(kind, alike=False)
     loss = IgnoreIndex(loss=build(name, kind), ignore_index=IGNORE)
@@ -56,8 +54,7 @@ def test_what_lies_under_unannotated_voxels_changes_neither_loss_nor_gradient(na
     assert results[0][1].abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_a_fully_annotated_batch_has_the_loss_itself(name, kind):
     logits, target = example(kind)
     loss = build(name, kind)
@@ -66,8 +63,7 @@ def test_a_fully_annotated_batch_has_the_loss_itself(name, kind):
         assert total(wrapped, logits, target).item() == pytest.approx(total(loss, logits, target).item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_a_batch_without_annotation_has_zero_loss_with_gradient(name, kind):
     logits, target = example(kind)
     annotated_terms = IgnoreIndex(loss=build(name, kind), ignore_index=IGNORE)(logits, target)
