@@ -6,7 +6,7 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-loaders bench-storage bench-models bench-post tour \
+.PHONY: help install demo test check format bench bench-loaders bench-storage bench-models bench-post tour pictures \
   reproducibility clean
 
 help:  ## list the targets
@@ -54,6 +54,9 @@ bench-models: $(INSTALLED)  ## measure every dense network of conf/model and wri
 
 tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.md
 	$(BIN)/python tests/bench/tour.py
+
+pictures: $(INSTALLED)  ## draw docs/pictures on generated images, the page with Chromium
+	$(BIN)/python tests/bench/pictures.py
 
 reproducibility: $(INSTALLED)  ## say what is bitwise reproducible on this machine
 	$(BIN)/python tests/bench/reproducibility.py

@@ -21,11 +21,13 @@ class Geometry:
         shape: Voxels along each spatial axis.
         affine: Homogeneous matrix of shape (d + 1, d + 1) from voxel index to world coordinates.
         unit: Unit of the world: millimetres, or pixels for a picture without a physical scale.
+        oriented: Whether the world's axes point to the patient's right, front and head (RAS).
     """
 
     shape: tuple[int, ...]
     affine: Float[np.ndarray, "rows rows"]
     unit: Unit = "mm"
+    oriented: bool = True
 
     def __post_init__(self) -> None:
         expected = len(self.shape) + 1
@@ -53,10 +55,10 @@ class Geometry:
 
     @classmethod
     def from_spacing(cls, shape: tuple[int, ...], spacing_mm: tuple[float, ...], *, unit: Unit = "mm") -> Geometry:
-        """A grid without rotation whose first voxel lies at the origin."""
+        """A grid whose first voxel lies at the origin of a world along its axes; nothing is known of the patient's."""
         if len(spacing_mm) != len(shape):
             raise DataError(f"spacing_mm needs {len(shape)} values for shape {shape}, got {spacing_mm}")
-        return cls(shape=tuple(shape), affine=np.diag([*map(float, spacing_mm), 1.0]), unit=unit)
+        return cls(shape=tuple(shape), affine=np.diag([*map(float, spacing_mm), 1.0]), unit=unit, oriented=False)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,13 @@ def _one_of(*words: str) -> Rule:
     return Rule(" or ".join(words), lambda value: value in words)
 
 
+def _some_of(*words: str) -> Rule:
+    return Rule(
+        f"a list of {' or '.join(words)}",
+        lambda value: isinstance(value, list) and bool(value) and all(word in words for word in value),
+    )
+
+
 def _list_of(rule: Rule, what: str) -> Rule:
     return Rule(f"a list of {what}", lambda value: isinstance(value, list) and all(map(rule.accepts, value)))
 
@@ -73,6 +80,12 @@ RULES: Mapping[str, Rule] = {
     "init_skip": _TEXTS,
     "freeze": _TEXTS,
     "overlays": _whole(0) | _list_of(_TEXT, "case ids"),
+    "pictures.styles": _some_of("contour", "fill"),
+    "pictures.formats": _some_of("png", "svg"),
+    "pictures.layout": _one_of("planes", "slice", "montage"),
+    "pictures.slices": _whole(1),
+    "pictures.errors": _FLAG,
+    "pictures.channel": _whole(0),
     "save_predictions": _FLAG,
     "on_change": _one_of("refuse", "resume", "new"),
     "study": _TEXT,

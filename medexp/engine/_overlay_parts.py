@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from matplotlib.path import Path as MplPath
+from matplotlib.patheffects import withStroke
 from scipy.ndimage import find_objects
 from skimage.measure import find_contours
 
 from medexp.core.geometry import Geometry
 from medexp.core.types import Kind, Prediction
+from medexp.engine._overlay_errors import ERROR_COLOURS
 from medexp.engine._overlay_planes import Plane
 
 # M. Okabe and K. Ito, Color universal design (2008), without black; the ones that stand out on grey come first.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
 FILL_OPACITY = 0.45
-_DASHES = ("solid", "dashed", "dotted", "dashdot")
+ERROR_OPACITY = 0.7
+DASHES = ("solid", "dashed", "dotted", "dashdot")
 # Boxes lie over each other, and what they hold should be seen.
 _BOX_FILL_OPACITY = 0.15
 _HEAT_OPACITY = 0.7
@@ -30,6 +33,7 @@ _FAINTEST = 0.3
 _LINE_PT = 1.2
 _CROSS_PT = 6.0
 _SCORE_PT = 5.0
+_EDGE_LETTER_PT = 6.0
 _CAPTION_LINES = 3
 
 
@@ -50,27 +54,30 @@ class Look:
         return self.colours[number % len(self.colours)]
 
 
-def looks_of(prediction: Prediction, reference: Prediction | None) -> dict[str, Look]:
+def looks_of(shown: Sequence[Prediction]) -> dict[str, Look]:
     """How each class is drawn, by its name; empty where nothing has a place in the image.
 
-    A class looks the same in both panels and, for one task, in all pictures.
+    Classes of a mask differ in colour and in how their lines are dashed; instances and boxes, which are many and small,
+    are dashed only where the colours are used up. A class looks the same in all panels and, for one task, in all
+    pictures.
 
     Args:
-        prediction: What was predicted.
-        reference: Its reference, or None.
+        shown: What is drawn; the classes of the first come first.
 
     Returns:
         The looks; several colours for a single class with instances.
     """
-    both = [prediction] if reference is None else [prediction, reference]
-    if not any(has_places(shown) for shown in both):
+    if not any(has_places(one) for one in shown):
         return {}
-    names = dict.fromkeys(structure.name for shown in both for structure in shown.classes)
-    if len(names) == 1 and any(shown.instances is not None for shown in both):
-        return {name: Look(PALETTE, _DASHES[0]) for name in names}
+    names = dict.fromkeys(structure.name for one in shown for structure in one.classes)
+    if len(names) == 1 and any(one.instances is not None for one in shown):
+        return {name: Look(PALETTE, DASHES[0]) for name in names}
+    of_masks = any(one.mask is not None and one.instances is None for one in shown)
+    # Seven colours and four dashes have no common factor: 28 classes differ either way.
+    dashes = [i if of_masks else i // len(PALETTE) for i in range(len(names))]
     return {
-        name: Look((PALETTE[i % len(PALETTE)],), _DASHES[i // len(PALETTE) % len(_DASHES)])
-        for i, name in enumerate(names)
+        name: Look((PALETTE[i % len(PALETTE)],), DASHES[dash % len(DASHES)])
+        for i, (name, dash) in enumerate(zip(names, dashes, strict=True))
     }
 
 
@@ -207,6 +214,39 @@ class Panel:
         # Instances are their objects, drawn more closely.
         if shown.objects is not None and shown.instances is None:
             self._draw_objects(shown, with_scores=with_scores)
+
+    def draw_errors(self, kinds: UInt8[np.ndarray, "rows columns"]) -> None:
+        """Draw where a prediction differs from its reference, by values of `ErrorKind`."""
+        colours = np.zeros((*kinds.shape, 4))
+        for kind, colour in ERROR_COLOURS.items():
+            colours[kinds == kind] = (*to_rgb(colour), ERROR_OPACITY)
+        self._lay_over(colours)
+
+    def write_letters(self) -> None:
+        """Write at each edge which side of the patient it is, where that is known."""
+        letters = self.plane.letters(self.geometry)
+        if letters is None:
+            return
+        height, width = self.plane.size_mm(self.geometry)
+        places = ((0.0, height / 2), (width, height / 2), (width / 2, height), (width / 2, 0.0))
+        inward = (
+            (2, 0, "left", "center"),
+            (-2, 0, "right", "center"),
+            (0, 2, "center", "bottom"),
+            (0, -2, "center", "top"),
+        )
+        for letter, place, (right_pt, up_pt, horizontal, vertical) in zip(letters, places, inward, strict=True):
+            self.axes.annotate(
+                letter,
+                place,
+                xytext=(right_pt, up_pt),
+                textcoords="offset points",
+                ha=horizontal,
+                va=vertical,
+                fontsize=_EDGE_LETTER_PT,
+                color="white",
+                path_effects=[withStroke(linewidth=1.2, foreground="black")],
+            )
 
     @property
     def _extent(self) -> tuple[float, float, float, float]:

@@ -3,17 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 
+from medexp.core.errors import UsageError
 from medexp.core.geometry import Geometry, orient_to_world
 from medexp.core.objects import Objects
 from medexp.core.types import Kind, Prediction
 
+LAYOUTS = ("planes", "montage", "slice")
 _MAX_PIXELS = 2048
+# The ends of the world's axes, which point to the patient's right, front and head.
+_FORWARD, _BACKWARD = "RAS", "LPI"
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Which planes of a volume are shown; a picture is shown whole.
+
+    Attributes:
+        layout: "planes": one along each axis; "slice": one; "montage": several along one axis.
+        slices: How many a montage has at most.
+        axis: The image axis that a slice or a montage cuts; None for the one of the widest voxels (of several the one
+            nearest to the patient's long axis, without millimetres the first).
+        index: Where a slice is cut; None where most foreground is.
+
+    Raises:
+        UsageError: A value has no meaning.
+    """
+
+    layout: str = "planes"
+    slices: int = 12
+    axis: int | None = None
+    index: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise UsageError(f"layout needs {' or '.join(LAYOUTS)}, got {self.layout!r}")
+        if self.slices < 1:
+            raise UsageError(f"slices needs a whole number from 1 on, got {self.slices}")
+        if self.axis not in (None, 0, 1, 2):
+            raise UsageError(f"axis needs 0, 1 or 2, got {self.axis}")
+        if self.axis is not None and self.layout == "planes":
+            raise UsageError("axis needs layout slice or montage; layout planes shows all axes")
+        if self.index is not None and self.layout != "slice":
+            raise UsageError(f"index needs layout slice, got layout {self.layout}")
+
+
+PLANES = Cuts()
 
 
 @dataclass(frozen=True)
@@ -48,6 +88,17 @@ class Plane:
         array = array[..., :: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
         rows, columns = (_step(length) for length in array.shape[-2:])
         return array[..., ::rows, ::columns]
+
+    def letters(self, geometry: Geometry) -> tuple[str, str, str, str] | None:
+        """Where left, right, lower and upper edge lie in the patient (L, R, P, A, I, S); None where nobody knows.
+
+        Each axis has the letters of the world's axis that it is nearest to.
+        """
+        if geometry.spatial_dims != 3 or not geometry.oriented:
+            return None
+        permutation, _ = orient_to_world(geometry)
+        across, up = permutation.index(self.columns), permutation.index(self.rows)
+        return _BACKWARD[across], _FORWARD[across], _BACKWARD[up], _FORWARD[up]
 
     def pixels(self, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of what `cut` gives."""
@@ -91,26 +142,65 @@ def _step(length: int) -> int:
     return math.ceil(length / _MAX_PIXELS)
 
 
-def planes_of(geometry: Geometry, prediction: Prediction, reference: Prediction | None) -> list[Plane]:
-    """The picture whole, or three planes of a volume, each where the reference (else the prediction) has most.
+def planes_of(geometry: Geometry, shown: Sequence[Prediction], cuts: Cuts = PLANES) -> list[Plane]:
+    """The picture whole, or planes of a volume; a single plane along an axis lies where most foreground is.
 
     Args:
         geometry: The image's grid.
-        prediction: What was predicted.
-        reference: Its reference, or None.
+        shown: What is drawn over it; the first that has foreground decides where the planes lie.
+        cuts: Which planes.
 
     Returns:
-        One plane, or one for each axis.
+        The planes.
+
+    Raises:
+        UsageError: The image has no slice of that index.
     """
     if geometry.spatial_dims == 2:
-        return [_plane(geometry, None, 0)]
-    foreground = None if reference is None else _foreground(reference, geometry.shape)
-    if foreground is None or not foreground.any():
-        foreground = _foreground(prediction, geometry.shape)
-    return [_plane(geometry, axis, _fullest_slice(foreground, axis)) for axis in range(3)]
+        return [plane_at(geometry, None, 0)]
+    if cuts.layout == "slice" and cuts.index is not None:
+        return [_slice_at(geometry, _axis(geometry, cuts), cuts.index)]
+    foreground = _first_foreground(geometry, shown)
+    if cuts.layout == "planes":
+        return [plane_at(geometry, axis, _fullest_slice(foreground, axis)) for axis in range(3)]
+    axis = _axis(geometry, cuts)
+    if cuts.layout == "slice":
+        return [plane_at(geometry, axis, _fullest_slice(foreground, axis))]
+    return [plane_at(geometry, axis, index) for index in _spread(foreground, axis, cuts.slices)]
 
 
-def _plane(geometry: Geometry, axis: int | None, index: int) -> Plane:
+def _first_foreground(geometry: Geometry, shown: Sequence[Prediction]) -> Bool[np.ndarray, "*spatial"]:
+    found = np.zeros(geometry.shape, dtype=bool)
+    for one in shown:
+        found = _foreground(one, geometry.shape)
+        if found.any():
+            break
+    return found
+
+
+def _axis(geometry: Geometry, cuts: Cuts) -> int:
+    if cuts.axis is not None:
+        return cuts.axis
+    order = [0, 1, 2] if geometry.unit == "px" else list(reversed(orient_to_world(geometry)[0]))
+    return max(order, key=lambda axis: round(geometry.spacing_mm[axis], 3))
+
+
+def _slice_at(geometry: Geometry, axis: int, index: int) -> Plane:
+    if not 0 <= index < geometry.shape[axis]:
+        raise UsageError(f"index needs a value from 0 to {geometry.shape[axis] - 1} on axis {axis}, got {index}")
+    return plane_at(geometry, axis, index)
+
+
+def _spread(foreground: Bool[np.ndarray, "x y z"], axis: int, count: int) -> list[int]:
+    """Indices that are spread evenly over the slices with foreground, or over all where there is none."""
+    along = np.flatnonzero(foreground.any(axis=tuple(other for other in range(3) if other != axis)))
+    first, last = (int(along[0]), int(along[-1])) if len(along) else (0, foreground.shape[axis] - 1)
+    places = np.linspace(first, last, min(count, last - first + 1))
+    return [int(place) for place in np.round(places)]
+
+
+def plane_at(geometry: Geometry, axis: int | None, index: int) -> Plane:
+    """A plane across an image axis, turned as the world has it; the picture whole where no axis is cut."""
     remaining = [other for other in range(geometry.spatial_dims) if other != axis]
     if geometry.unit == "px":
         return Plane(axis, index, rows=remaining[0], columns=remaining[1], flip_rows=False, flip_columns=False)

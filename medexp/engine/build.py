@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from medexp.core.instantiate import instantiate
 from medexp.core.record import RunFolder
 from medexp.core.types import Metric, Source, holds
 from medexp.data.configured import identity_of, source_of
+from medexp.data.derive.derived import Derivation
 from medexp.data.integrity import model_strides
-from medexp.data.module import ImageData
+from medexp.data.module import ImageData, SampleTargets
 from medexp.engine.agreement import check_training
 from medexp.engine.checkpoints import CheckpointFolder, load_checkpoint
 from medexp.engine.module import Experiment, Inferer, innermost_channels
@@ -62,26 +64,11 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
     source, derive = source_of(config)
     _check_ignored(source, config)
     task: Task = instantiate(config.task, "task", labels=dict(source.labels))
-    accumulate = config.trainer.accumulate
-    steps_per_epoch = config.trainer.steps_per_epoch
-    data: ImageData = instantiate(
-        config.dataset,
-        "dataset",
-        source=source,
-        derive=derive,
-        augmentation=instantiate(config.augmentation, "augmentation"),
-        fold=config.fold,
-        seed=config.seed,
-        batches_per_epoch=None if steps_per_epoch is None else steps_per_epoch * accumulate,
-        accumulate=accumulate,
-        processes=processes,
-        cache_folder=cache_folder(config) / "prepared",
-        identity=identity_of(config),
-        sample_targets=task.sample_targets,
-        ignored_label=config.task.get("ignore_index"),
-        strides=model_strides(plain(config.model), source.spatial_dims),
+    strides = model_strides(plain(config.model), source.spatial_dims)
+    data = image_data(config, source, derive, sample_targets=task.sample_targets, strides=strides, processes=processes)
+    total_steps = config.trainer.max_steps or (
+        config.trainer.max_epochs * data.batches_per_epoch // config.trainer.accumulate
     )
-    total_steps = config.trainer.max_steps or config.trainer.max_epochs * data.batches_per_epoch // accumulate
     seed_everything(config.seed)
     model = build_model(
         instantiate(config.model, "model"),
@@ -110,6 +97,53 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
     )
     check_training(module, config)
     return Parts(module=module, data=data, total_steps=total_steps)
+
+
+def image_data(
+    config: DictConfig,
+    source: Source,
+    derive: Sequence[Derivation],
+    *,
+    sample_targets: SampleTargets,
+    strides: Sequence[int] | None = None,
+    processes: int = 1,
+) -> ImageData:
+    """The batches of a configured dataset.
+
+    Args:
+        config: A finished configuration.
+        source: Lists and reads the cases.
+        derive: Steps that the source makes its annotations with.
+        sample_targets: Turns the annotation of a training patch into what comes with its pixels.
+        strides: Factor by which the network shrinks a patch along each axis, where it is known.
+        processes: How many train together.
+
+    Returns:
+        The batches.
+
+    Raises:
+        UsageError: A knob has an unfit value.
+        DataError: Names everything that is wrong with the data.
+    """
+    accumulate, steps_per_epoch = config.trainer.accumulate, config.trainer.steps_per_epoch
+    data: ImageData = instantiate(
+        config.dataset,
+        "dataset",
+        source=source,
+        derive=derive,
+        augmentation=instantiate(config.augmentation, "augmentation"),
+        fold=config.fold,
+        seed=config.seed,
+        batches_per_epoch=None if steps_per_epoch is None else steps_per_epoch * accumulate,
+        accumulate=accumulate,
+        processes=processes,
+        cache_folder=cache_folder(config) / "prepared",
+        identity=identity_of(config),
+        sample_targets=sample_targets,
+        ignored_label=config.task.get("ignore_index"),
+        strides=strides,
+    )
+    return data
 
 
 def _check_ignored(source: Source, config: DictConfig) -> None:

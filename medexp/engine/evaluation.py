@@ -18,7 +18,7 @@ from medexp.core.files import write_text
 from medexp.core.record import RunFolder
 from medexp.core.types import Batch, EvidenceRow, Metric, Prediction
 from medexp.engine.module import Experiment
-from medexp.engine.overlays import draw_overlay
+from medexp.engine.overlays import USUAL, Drawing, draw_overlay
 from medexp.engine.signals import StopRequest
 from medexp.engine.tracking import Tracking
 
@@ -31,6 +31,7 @@ class CaseFiles(pl.Callback):
     Args:
         folder: The run's folder.
         drawn: Ids of the cases that are drawn.
+        drawing: How they are drawn.
         save_predictions: Write the prediction of every case.
         stop: Set by SIGTERM or Ctrl-C; the evaluation ends between two cases.
         tracking: Is told the cases that are drawn.
@@ -41,12 +42,14 @@ class CaseFiles(pl.Callback):
         *,
         folder: RunFolder,
         drawn: Sequence[str],
+        drawing: Drawing = USUAL,
         save_predictions: bool,
         stop: StopRequest,
         tracking: Tracking | None = None,
     ) -> None:
         self.folder = folder
         self.drawn = frozenset(drawn)
+        self.drawing = drawing
         self.save_predictions = save_predictions
         self.stop = stop
         self.tracking = tracking
@@ -69,9 +72,9 @@ class CaseFiles(pl.Callback):
         references = pl_module.task.reference(batch)
         for image, prediction, reference in zip(batch.images_read, outputs["predictions"], references, strict=True):
             if prediction.case_id in self.drawn:
-                draw_overlay(image, prediction, reference, self.folder.overlays)
+                draw_overlay(image, prediction, reference, self.folder.overlays, drawing=self.drawing)
                 if self.tracking is not None:
-                    self.tracking.case(image, prediction, reference)
+                    self.tracking.case(image, prediction, reference, channel=self.drawing.channel)
             if self.save_predictions:
                 save_prediction(prediction, self.folder.predictions)
         if trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False):
@@ -119,7 +122,7 @@ def save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / quote(prediction.case_id, safe=" ")
+    stem = prediction_stem(prediction.case_id, folder)
     written = []
     if prediction.mask is not None:
         mask = prediction.mask[0] if prediction.exclusive else np.moveaxis(prediction.mask, 0, -1)
@@ -139,6 +142,11 @@ def save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
         table = pd.DataFrame({"label": labels, "score": prediction.scores})
         written.append(_write_table(table, Path(f"{stem}_scores.csv")))
     return written
+
+
+def prediction_stem(case_id: str, folder: Path) -> Path:
+    """What the names of the files of a saved prediction begin with."""
+    return folder / quote(case_id, safe=" ")
 
 
 def _write_nifti(array: np.ndarray, prediction: Prediction, path: Path) -> Path:

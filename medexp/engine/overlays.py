@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,128 +10,158 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-from jaxtyping import Float, Integer
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from medexp.core.errors import DataError, UsageError
-from medexp.core.types import Image, Kind, Prediction
+from medexp.core.errors import UsageError
+from medexp.core.types import Image, Prediction
+from medexp.engine._overlay_checks import check_case, window_of
+from medexp.engine._overlay_errors import ERROR_COLOURS, error_kinds, has_areas
+from medexp.engine._overlay_layout import class_handles, figure_of, patch_handle, write_title
 from medexp.engine._overlay_parts import (
-    FILL_OPACITY,
+    ERROR_OPACITY,
     PALETTE,
-    Look,
     Panel,
     caption_of,
-    class_numbers,
-    has_places,
     looks_of,
 )
-from medexp.engine._overlay_planes import Plane, planes_of
+from medexp.engine._overlay_planes import PLANES, Cuts, planes_of
+from medexp.engine._overlay_slices import ShownBox, ShownSlice, shown_slices
 
-_DPI = 200
-_BOX_INCH = 3.2
-_MARGIN_INCH = 0.3
-_GAP_INCH = 0.08
-_LEGEND_ROW_INCH = 0.17
-_CAPTION_ROW_INCH = 0.15
-_LETTER_INCH = 0.075
-_WINDOW_SAMPLES = 1_000_000
+STYLES = ("contour", "fill")
+FORMATS = ("png", "svg")
 
-__all__ = ["PALETTE", "ShownBox", "ShownSlice", "draw_overlay", "overlay_figure", "safe_name", "shown_slices"]
+__all__ = [
+    "PALETTE",
+    "Cuts",
+    "Drawing",
+    "ShownBox",
+    "ShownSlice",
+    "draw_overlay",
+    "overlay_figure",
+    "safe_name",
+    "shown_slices",
+    "write_figure",
+]
 
 
 @dataclass(frozen=True)
-class ShownBox:
-    """An object without an area of its own, in shares of the picture's width and height from its upper left corner.
+class Drawing:
+    """How the pictures of a case are drawn.
 
     Attributes:
-        left: Share of the width.
-        top: Share of the height.
-        right: Share of the width; that of `left` for an object without extent.
-        bottom: Share of the height.
-        number: Place of the class in `ShownSlice.classes`, from 1 on.
-        score: Confidence from 0 to 1.
+        styles: "contour" (lines along the borders), "fill" (areas that the image shines through).
+        formats: "png", "svg".
+        errors: A panel more that shows where prediction and reference differ, where both have areas.
+        channel: The image channel that is shown.
+        cuts: Which planes of a volume.
+
+    Raises:
+        UsageError: A value has no meaning.
     """
 
-    left: float
-    top: float
-    right: float
-    bottom: float
-    number: int
-    score: float
+    styles: tuple[str, ...] = STYLES
+    formats: tuple[str, ...] = ("png",)
+    errors: bool = True
+    channel: int = 0
+    cuts: Cuts = PLANES
+
+    def __post_init__(self) -> None:
+        for name, values, known in (("styles", self.styles, STYLES), ("formats", self.formats, FORMATS)):
+            if not values or not set(values) <= set(known):
+                raise UsageError(f"{name} needs one of {', '.join(known)} at least and no other, got {list(values)}")
+
+    @classmethod
+    def of(cls, knobs: Mapping[str, Any]) -> Drawing:
+        """The drawing that the knobs of `pictures` describe."""
+        return cls(
+            styles=tuple(knobs["styles"]),
+            formats=tuple(knobs["formats"]),
+            errors=knobs["errors"],
+            channel=knobs["channel"],
+            cuts=Cuts(layout=knobs["layout"], slices=knobs["slices"]),
+        )
 
 
-@dataclass(frozen=True, eq=False)
-class ShownSlice:
-    """A plane of a case as the pictures show it.
-
-    Attributes:
-        picture: Intensities from 0 (black) to 1 (white).
-        reference: Place of the class at each pixel in `classes`, from 1 on, 0 where there is none; None without a
-            mask or instances.
-        prediction: The same of the prediction.
-        classes: Names of the classes.
-        referred_boxes: Objects of the reference that the plane meets and that are no instances.
-        predicted_boxes: The same of the prediction.
-        caption: What holds for the whole image, by the reference and by the prediction; empty where nothing does.
-    """
-
-    picture: Float[np.ndarray, "rows columns"]
-    reference: Integer[np.ndarray, "rows columns"] | None
-    prediction: Integer[np.ndarray, "rows columns"] | None
-    classes: tuple[str, ...]
-    referred_boxes: tuple[ShownBox, ...] = ()
-    predicted_boxes: tuple[ShownBox, ...] = ()
-    caption: str = ""
+USUAL = Drawing()
 
 
 def draw_overlay(
-    image: Image, prediction: Prediction, reference: Prediction | None, folder: Path, *, channel: int = 0
+    image: Image,
+    prediction: Prediction | None,
+    reference: Prediction | None,
+    folder: Path,
+    *,
+    drawing: Drawing = USUAL,
 ) -> list[Path]:
-    """Write two pictures of a case, one with contours and one with areas.
+    """Write pictures of a case: one with contours and one with areas, unless told otherwise.
 
-    Reference and prediction stand side by side over the image in grey, between its 1st and 99th percentile; without a
-    reference the bare image takes its place. A volume is shown in three planes, each cut where the reference (else the
-    prediction) has most foreground, else in the middle. Lengths are true to the voxel spacing. Millimetres are shown
-    along the world's axes, the first to the right and the last upwards; pixels in the order of the array, rows down.
-    The pictures do not name the case.
+    Reference and prediction stand side by side over the image in grey, between its 1st and 99th percentile; the bare
+    image takes the place of one that is not given. Beside them stands where they differ. A volume is shown in planes,
+    each cut where the reference (else the prediction) has most foreground, else in the middle. Lengths are true to the
+    voxel spacing, and a bar below shows one. Millimetres are shown along the world's axes, the first to the right and
+    the last upwards; pixels in the order of the array, rows down. Letters say which side of the patient an edge is,
+    where the affine tells it. The pictures do not name the case.
 
     What is drawn is what the two hold. Instances have a contour each, in the colour of their class or, of a single
-    class, in colours that tell them apart; else each class of the mask has one. Objects that are no instances are
-    rectangles, those without extent crosses, in the planes that they meet; predicted ones have their score beside them
-    and are faint where it is low. Scores of the whole image and the number that a density counts stand over the panels;
-    the density itself is laid over the image where areas are drawn.
+    class, in colours that tell them apart; else each class of the mask has one, in a colour and with dashes of its own.
+    Objects that are no instances are rectangles, those without extent crosses, in the planes that they meet; predicted
+    ones have their score beside them and are faint where it is low. Scores of the whole image and the number that a
+    density counts stand over the panels; the density itself is laid over the image where areas are drawn.
 
     Args:
         image: The case; `pixels` of shape (channels, *spatial), in 2D or 3D.
-        prediction: Its prediction, on the image's grid.
-        reference: Its reference on the same grid, or None.
+        prediction: Its prediction on the image's grid, or None.
+        reference: Its reference on the same grid, or None where there is a prediction.
         folder: Where to; made where it does not exist. Files of the same name are replaced.
-        channel: The image channel that is shown.
+        drawing: How it is drawn.
 
     Returns:
-        `<case>_contour.png` and `<case>_fill.png`.
+        `<case>_<style>.<format>` of each style and format.
 
     Raises:
-        UsageError: The image has no such channel.
+        UsageError: The image has no such channel or slice.
         DataError: There is nothing that can be drawn, or it is not on the image's grid.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    named = prediction or reference
+    stem = folder / safe_name(image.case.case_id if named is None else named.case_id)
     paths = []
-    for style in ("contour", "fill"):
-        figure = overlay_figure(image, prediction, reference, filled=style == "fill", channel=channel)
-        paths.append(folder / f"{safe_name(prediction.case_id)}_{style}.png")
-        with warnings.catch_warnings():
-            # A class may be named in a script that the font lacks; the boxes it leaves are all one could do.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            FigureCanvasAgg(figure).print_png(paths[-1], metadata={"Software": None})
+    for style in drawing.styles:
+        figure = overlay_figure(
+            image,
+            prediction,
+            reference,
+            filled=style == "fill",
+            channel=drawing.channel,
+            errors=drawing.errors,
+            cuts=drawing.cuts,
+        )
+        paths += [write_figure(figure, Path(f"{stem}_{style}.{form}")) for form in drawing.formats]
     return paths
+
+
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG or SVG, by the file's ending: the same bytes for the same figure, without date and program.
+
+    Args:
+        figure: The figure.
+        path: The file; one of the same name is replaced.
+
+    Returns:
+        The file.
+    """
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "medexp"}):
+        # A class may be named in a script that the font lacks; the boxes it leaves are all one could do.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        if path.suffix == ".svg":
+            FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None, "Creator": None})
+        else:
+            FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    return path
 
 
 def safe_name(case_id: str) -> str:
@@ -147,198 +176,92 @@ def safe_name(case_id: str) -> str:
 
 
 def overlay_figure(
-    image: Image, prediction: Prediction, reference: Prediction | None, *, filled: bool, channel: int = 0
+    image: Image,
+    prediction: Prediction | None,
+    reference: Prediction | None,
+    *,
+    filled: bool,
+    channel: int = 0,
+    errors: bool = False,
+    cuts: Cuts = PLANES,
 ) -> Figure:
     """The figure of one case, see `draw_overlay`; its axes run row by row in millimetres (pixels where there are none).
 
     Args:
         image: The case.
-        prediction: Its prediction.
+        prediction: Its prediction, or None.
         reference: Its reference, or None.
         filled: Areas instead of contours.
         channel: The image channel that is shown.
+        errors: A panel more that shows where the two differ, where both have areas.
+        cuts: Which planes of a volume.
 
     Returns:
         The figure, without a canvas.
 
     Raises:
-        UsageError: The image has no such channel.
+        UsageError: The image has no such channel or slice.
         DataError: There is nothing that can be drawn, or it is not on the image's grid.
     """
-    _check(image, prediction, reference, channel)
-    planes = planes_of(image.geometry, prediction, reference)
-    looks = looks_of(prediction, reference)
-    captions = (
-        [] if reference is None else caption_of(reference, with_scores=False),
-        caption_of(prediction, with_scores=True),
+    check_case(image, prediction, reference, channel=channel)
+    columns = _columns(prediction, reference)
+    compared = None
+    if errors and prediction is not None and reference is not None and has_areas(prediction) and has_areas(reference):
+        compared = (prediction, reference)
+    planes = planes_of(image.geometry, [shown for shown in (reference, prediction) if shown is not None], cuts)
+    looks = looks_of([shown for shown in (prediction, reference) if shown is not None])
+    captions = {name: _caption(name, shown) for name, shown in columns.items()}
+    handles: dict[str, Any] = dict(class_handles(looks, filled=filled))
+    if compared is not None:
+        handles |= {kind.words: patch_handle(colour, ERROR_OPACITY) for kind, colour in ERROR_COLOURS.items()}
+        captions["error"] = []
+    figure, rows = figure_of(
+        [plane.size_mm(image.geometry) for plane in planes],
+        columns=len(captions),
+        montage=cuts.layout == "montage",
+        caption_lines=max(map(len, captions.values())),
+        handles=handles,
+        unit=image.geometry.unit,
     )
-    sizes_mm = [plane.size_mm(image.geometry) for plane in planes]
-    caption_lines = max(map(len, captions))
-    figure, pairs = _layout(sizes_mm, looks, filled=filled, caption_lines=caption_lines)
-    window = _window(image.pixels[channel])
-    for plane, pair in zip(planes, pairs, strict=True):
-        for axes, shown in zip(pair, (reference, prediction), strict=True):
-            panel = Panel(axes, plane, image.geometry, looks, filled)
+    window = window_of(image.pixels[channel])
+    for plane, row in zip(planes, rows, strict=True):
+        panels = [Panel(axes, plane, image.geometry, looks, filled) for axes in row]
+        for panel in panels:
             panel.draw_image(image.pixels[channel], window)
-            if shown is not None:
-                panel.draw(shown, with_scores=shown is prediction)
-        if plane.axis is not None:
-            pair[0].set_ylabel(f"axis {plane.axis} slice {plane.index}", fontsize=8)
-    for axes, name, caption in zip(
-        pairs[0], ("image" if reference is None else "reference", "prediction"), captions, strict=True
-    ):
-        _write_title(axes, [name, *caption, *[""] * (caption_lines - len(caption))])
+        _draw_over(panels, columns, compared)
+    for row in rows:
+        if row[0].get_position().y1 == rows[0][0].get_position().y1:
+            _write_titles(row, captions if row is rows[0] else {name: [] for name in captions})
     return figure
 
 
-def shown_slices(
-    image: Image, prediction: Prediction, reference: Prediction | None, *, channel: int = 0
-) -> list[ShownSlice]:
-    """The planes that `overlay_figure` shows, as arrays: for viewers that draw classes themselves.
-
-    Args:
-        image: The case.
-        prediction: Its prediction.
-        reference: Its reference, or None.
-        channel: The image channel that is shown.
-
-    Returns:
-        One slice for a picture, three for a volume.
-
-    Raises:
-        UsageError: The image has no such channel.
-        DataError: There is nothing that can be drawn, or it is not on the image's grid.
-    """
-    _check(image, prediction, reference, channel)
-    low, high = _window(image.pixels[channel])
-    names = tuple(looks_of(prediction, reference))
-    said = {"reference": [] if reference is None else caption_of(reference, with_scores=False)}
-    said["prediction"] = caption_of(prediction, with_scores=True)
-    return [
-        ShownSlice(
-            picture=np.clip((plane.cut(image.pixels[channel], lead=0) - low) / (high - low), 0.0, 1.0),
-            reference=None if reference is None else class_numbers(reference, plane, names),
-            prediction=class_numbers(prediction, plane, names),
-            classes=names,
-            referred_boxes=() if reference is None else _boxes(reference, plane, names),
-            predicted_boxes=_boxes(prediction, plane, names),
-            caption="; ".join(f"{who}: {', '.join(lines)}" for who, lines in said.items() if lines),
-        )
-        for plane in planes_of(image.geometry, prediction, reference)
-    ]
+def _columns(prediction: Prediction | None, reference: Prediction | None) -> dict[str, Prediction | None]:
+    """What each panel of a plane shows, by its title; the bare image in place of what is not there."""
+    if prediction is None:
+        return {"image": None, "reference": reference}
+    return {"image" if reference is None else "reference": reference, "prediction": prediction}
 
 
-def _boxes(shown: Prediction, plane: Plane, names: tuple[str, ...]) -> tuple[ShownBox, ...]:
-    if shown.objects is None or shown.instances is not None:
-        return ()
-    by_value = {structure.value: names.index(structure.name) + 1 for structure in shown.classes}
-    objects = shown.objects.select(plane.crosses(shown.objects) & np.isin(shown.objects.labels, list(by_value)))
-    height, width = plane.size_mm(shown.geometry)
-    corners = np.hstack(plane.place(objects, shown.geometry)) / np.array([width, height, width, height])
-    numbers = [by_value[value] for value in objects.labels.tolist()]
-    of_boxes = zip(np.clip(corners, 0.0, 1.0).tolist(), numbers, objects.scores.tolist(), strict=True)
-    return tuple(
-        ShownBox(left, top, right, bottom, number, score) for (left, top, right, bottom), number, score in of_boxes
-    )
+def _caption(name: str, shown: Prediction | None) -> list[str]:
+    return [] if shown is None else caption_of(shown, with_scores=name == "prediction")
 
 
-def _check(image: Image, prediction: Prediction, reference: Prediction | None, channel: int) -> None:
-    channels, shape = image.pixels.shape[0], image.pixels.shape[1:]
-    where = f"case {prediction.case_id}"
-    if not 0 <= channel < channels:
-        raise UsageError(f"channel needs a value from 0 to {channels - 1} for {where}, got {channel}")
-    if len(shape) not in (2, 3):
-        raise DataError(f"an overlay needs a 2D or 3D image, got shape {shape} in {where}")
-    for name, shown in (("prediction", prediction), ("reference", reference)):
+def _draw_over(
+    panels: Sequence[Panel], columns: Mapping[str, Prediction | None], compared: tuple[Prediction, Prediction] | None
+) -> None:
+    """Draw what lies over the image in the panels of a plane."""
+    plane = panels[0].plane
+    for panel, (name, shown) in zip(panels, columns.items(), strict=False):
         if shown is not None:
-            _check_shown(shown, f"the {name} of {where}", shape)
+            panel.draw(shown, with_scores=name == "prediction")
+    if compared is not None:
+        panels[-1].draw_errors(error_kinds(*compared, plane))
+    panels[0].write_letters()
+    if plane.axis is not None:
+        panels[0].axes.set_ylabel(f"axis {plane.axis} slice {plane.index}", fontsize=8)
 
 
-def _check_shown(shown: Prediction, who: str, shape: tuple[int, ...]) -> None:
-    if not has_places(shown) and shown.scores is None:
-        raise DataError(
-            f"{who} has no mask, instances, objects, density or scores to draw; end the post-processing chain with a "
-            "step that makes one"
-        )
-    for layers in (shown.mask, shown.instances, shown.maps.get(Kind.DENSITY)):
-        if layers is not None and layers.shape[-len(shape) :] != shape:
-            raise DataError(f"{who} needs the image's shape {shape}, got {layers.shape[-len(shape) :]}")
-    if shown.objects is not None and shown.objects.spatial_dims != len(shape):
-        raise DataError(f"{who} needs objects of {len(shape)} dimensions, got {shown.objects.spatial_dims}")
-    if shown.instances is not None and int(shown.instances.max(initial=0)) > len(shown.objects or ()):
-        raise DataError(f"{who} needs an object for each instance, got {len(shown.objects or ())} objects")
-
-
-def _window(pixels: Float[np.ndarray, "*spatial"]) -> tuple[float, float]:
-    """The intensities that are shown black and white: 1st and 99th percentile of the finite ones, from a sample."""
-    flat = pixels.reshape(-1)
-    sample = flat[:: max(1, flat.size // _WINDOW_SAMPLES)]
-    sample = sample[np.isfinite(sample)]
-    if sample.size == 0:
-        return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(sample, (1, 99)))
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
-def _layout(
-    sizes_mm: Sequence[tuple[float, float]], looks: Mapping[str, Look], *, filled: bool, caption_lines: int
-) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure with a pair of empty panels per plane, all on one scale, and the legend at its foot."""
-    scale = _BOX_INCH / max(length for size in sizes_mm for length in size)
-    # A panel is no lower than its label is long.
-    heights = [max(height * scale, 1.0) for height, _ in sizes_mm]
-    width = max(max(width * scale for _, width in sizes_mm), 1.2)
-    figure_width = 2 * (width + _MARGIN_INCH) + _GAP_INCH
-    longest = max((len(_short(name)) for name in looks), default=1)
-    per_row = max(1, int(figure_width / (0.5 + _LETTER_INCH * longest)))
-    foot = 0.1 + _LEGEND_ROW_INCH * math.ceil(len(looks) / per_row)
-    head = _MARGIN_INCH + _CAPTION_ROW_INCH * caption_lines
-    figure_height = foot + sum(heights) + _GAP_INCH * (len(heights) - 1) + head
-    figure = Figure(figsize=(figure_width, figure_height), dpi=_DPI, facecolor="white")
-    pairs = []
-    top = figure_height - head
-    for height in heights:
-        lefts = (_MARGIN_INCH, _MARGIN_INCH + width + _GAP_INCH)
-        places = [(x / figure_width, (top - height) / figure_height) for x in lefts]
-        left, right = (figure.add_axes((*at, width / figure_width, height / figure_height)) for at in places)
-        pairs.append((left, right))
-        top -= height + _GAP_INCH
-    _legend(figure, looks, per_row, filled=filled)
-    return figure, pairs
-
-
-def _legend(figure: Figure, looks: Mapping[str, Look], per_row: int, *, filled: bool) -> None:
-    if not looks:
-        return
-    several: list[Any] = [
-        tuple(_handle(look, colour, filled=filled) for colour in look.colours[:3]) for look in looks.values()
-    ]
-    legend = figure.legend(
-        several,
-        [_short(name) for name in looks],
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
-        loc="lower center",
-        ncol=per_row,
-        fontsize=8,
-        frameon=False,
-        borderpad=0.2,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-
-
-def _handle(look: Look, colour: str, *, filled: bool) -> Line2D | Patch:
-    if not filled:
-        return Line2D([], [], color=colour, linestyle=look.dashes, linewidth=1.6)
-    face = (*to_rgb(colour), FILL_OPACITY)
-    return Patch(facecolor=face, edgecolor=colour, linestyle=look.dashes, linewidth=0.8)
-
-
-def _write_title(axes: Axes, lines: Sequence[str]) -> None:
-    letters = max(8, int(axes.get_window_extent().width / _DPI / _LETTER_INCH))
-    title = axes.set_title("\n".join(_short(line, letters) for line in lines), fontsize=9)
-    title.set_parse_math(False)
-
-
-def _short(name: str, letters: int = 40) -> str:
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"
+def _write_titles(axes: Sequence[Axes], captions: Mapping[str, Sequence[str]]) -> None:
+    lines = max(map(len, captions.values()))
+    for one, (name, caption) in zip(axes, captions.items(), strict=True):
+        write_title(one, [name, *caption, *[""] * (lines - len(caption))])

@@ -195,17 +195,18 @@ class Tracking:
         if self.tracker is not None:
             self._log(line)
 
-    def case(self, image: Image, prediction: Prediction, reference: Prediction | None) -> None:
+    def case(self, image: Image, prediction: Prediction, reference: Prediction | None, *, channel: int = 0) -> None:
         """Tell the pictures of a case, where they may be shown.
 
         Args:
             image: The case.
             prediction: Its prediction.
             reference: Its reference.
+            channel: The image channel that is shown.
         """
         if self.tracker is None or not self._shows:
             return
-        for number, shown in enumerate(shown_slices(image, prediction, reference)):
+        for number, shown in enumerate(shown_slices(image, prediction, reference, channel=channel)):
             grey = np.round(shown.picture * 255).astype(np.uint8)
             self._tell(self.tracker.show, Picture(self._rename[prediction.case_id], number, grey, shown))
 

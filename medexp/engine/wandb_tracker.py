@@ -13,9 +13,11 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+from jaxtyping import UInt8
 
 from medexp.core.errors import UsageError
 from medexp.core.wandb_login import wandb_login
+from medexp.engine._overlay_errors import ErrorKind
 from medexp.engine.log import LOGGER
 from medexp.engine.overlays import ShownBox
 from medexp.engine.tracking import Outcome, Picture, TrackedRun
@@ -106,7 +108,7 @@ class WandbTracker:
             self._run.log(dict(values))
 
     def show(self, picture: Picture) -> None:
-        """A picture with a layer of classes and boxes for reference and prediction.
+        """A picture with layers of classes and boxes for reference and prediction, and one of errors.
 
         Args:
             picture: The picture.
@@ -117,7 +119,7 @@ class WandbTracker:
 
         names = dict(enumerate(picture.slice.classes, start=1))
         image = wandb.Image(
-            picture.grey,
+            _square(picture.grey, picture.slice.pixel_mm),
             caption=f"{picture.case} {picture.slice.caption}".strip(),
             masks=_masks(picture, names),
             boxes=_boxes(picture, names),
@@ -225,12 +227,25 @@ def _own_hooks() -> Iterator[None]:
 
 
 def _masks(picture: Picture, names: Mapping[int, str]) -> dict[str, Any]:
-    of = {"prediction": picture.slice.prediction, "reference": picture.slice.reference}
+    shown = picture.slice
+    layers = {
+        "prediction": (shown.prediction, names),
+        "reference": (shown.reference, names),
+        "error": (shown.errors, {kind.value: kind.words for kind in ErrorKind}),
+    }
     return {
-        who: {"mask_data": numbers.astype(np.uint8), "class_labels": dict(names)}
-        for who, numbers in of.items()
+        who: {"mask_data": _square(numbers.astype(np.uint8), shown.pixel_mm), "class_labels": dict(labels)}
+        for who, (numbers, labels) in layers.items()
         if numbers is not None
     }
+
+
+def _square(pixels: UInt8[np.ndarray, "rows columns"], pixel_mm: tuple[float, float]) -> UInt8[np.ndarray, "r c"]:
+    """The same picture with pixels that are as high as wide, as wandb shows them; each is repeated, none is mixed."""
+    finest = min(pixel_mm)
+    stretched = [max(1, round(n * size / finest)) for n, size in zip(pixels.shape, pixel_mm, strict=True)]
+    rows, columns = (np.arange(m) * n // m for n, m in zip(pixels.shape, stretched, strict=True))
+    return pixels[np.ix_(rows, columns)]
 
 
 def _boxes(picture: Picture, names: Mapping[int, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from medexp.engine.build import Parts, build
 from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
 from medexp.engine.evaluation import CaseFiles, chosen_cases
 from medexp.engine.history import History
+from medexp.engine.overlays import Drawing
 from medexp.engine.process import pinned_process
 from medexp.engine.processes import Processes
 from medexp.engine.run import load_results_checkpoint
@@ -55,6 +56,8 @@ class Work:
         self.tracking = tracking
         self.parts: Parts = build(config, processes=processes.world_size)
         self.stop = StopRequest()
+        self.drawing = Drawing.of(plain(config.pictures))
+        self._drawn = self._drawn_cases()
         self._backend = _known_backend(config.trainer.compile)
 
     def try_patch(self) -> None:
@@ -90,11 +93,10 @@ class Work:
         """
         data, module = self.parts.data, self.parts.module
         checkpoint = load_results_checkpoint(module, self.folder, choice=self.config.trainer.checkpoint)
-        overlays = self.config.overlays
-        wanted = overlays if isinstance(overlays, int) else list(overlays)
         files = CaseFiles(
             folder=self.folder,
-            drawn=chosen_cases(wanted, [case.case_id for case in data.parts.evaluated[1]]),
+            drawn=self._drawn,
+            drawing=self.drawing,
             save_predictions=self.config.save_predictions,
             stop=self.stop,
             tracking=self.tracking,
@@ -102,6 +104,18 @@ class Work:
         trainer = self.trainer([files, *self._user_callbacks(), *callbacks])
         trainer.test(module, datamodule=data, verbose=False)
         return checkpoint
+
+    def _drawn_cases(self) -> list[str]:
+        """Ids of the cases to draw; what cannot be drawn is refused before it is trained for."""
+        overlays, data = self.config.overlays, self.parts.data
+        channels = data.source.channels
+        if self.drawing.channel >= len(channels):
+            raise UsageError(
+                f"pictures.channel needs a value from 0 to {len(channels) - 1} for {data.source.name} (channels "
+                f"{', '.join(channels)}), got {self.drawing.channel}"
+            )
+        wanted = overlays if isinstance(overlays, int) else list(overlays)
+        return chosen_cases(wanted, [case.case_id for case in data.parts.evaluated[1]])
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(**plain(self.config.trainer.checkpoints), folder=self.folder.checkpoints, stop=self.stop)

@@ -23,8 +23,10 @@ import medexp
 from medexp.cli.main import main
 from medexp.core.errors import MedexpError, UsageError
 from medexp.core.record import Status
+from medexp.engine.overlays import ShownSlice
 from medexp.engine.run import Run
-from medexp.engine.wandb_tracker import WandbTracker
+from medexp.engine.tracking import Picture
+from medexp.engine.wandb_tracker import WandbTracker, _masks
 
 _TRACKED = ("tracking=wandb", "tracking.tracker.system_metrics=false", "tracking.every_steps=2", "overlays=1")
 _KNOBS: dict[str, Any] = {
@@ -83,10 +85,21 @@ def test_a_run_is_told_with_its_study_axes_figures_tables_and_exit_code(tmp_path
 def test_pictures_of_a_public_dataset_have_layers_of_classes(tmp_path: Path) -> None:
     run = train_tiny(tmp_path / "runs", *_TRACKED, "trainer.max_steps=1")
     files = list((run.path / "wandb").glob("offline-run-*/files/media/images/**/*.png"))
-    assert len([file for file in files if file.name.endswith(".mask.png")]) == 2
-    assert len(files) == 3
+    assert len([file for file in files if file.name.endswith(".mask.png")]) == 3
+    assert len(files) == 4
     labels = json.dumps(_of(_records(run.path), "config"))
     assert '"1": "organ", "2": "lesion"' in labels
+    assert '"1": "false positive", "2": "false negative", "3": "other class"' in labels
+
+
+def test_pictures_of_wide_voxels_have_square_pixels_in_all_layers() -> None:
+    rows = np.array([[1, 0, 2], [0, 3, 1]], dtype=np.uint8)
+    shown = ShownSlice(rows / 3, None, rows, rows, (2.5, 1.0), ("a", "b", "c"))
+    layers = _masks(Picture("case", 0, rows, shown), {1: "a", 2: "b", 3: "c"})
+    assert set(layers) == {"prediction", "error"}
+    for layer in layers.values():
+        assert layer["mask_data"].shape == (5, 3)
+        assert {tuple(row) for row in layer["mask_data"].tolist()} == {(1, 0, 2), (0, 3, 1)}
 
 
 def test_a_run_that_goes_on_keeps_its_id(tmp_path: Path) -> None:

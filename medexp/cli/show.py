@@ -1,0 +1,150 @@
+"""`medexp show RUN`: cases of a run, drawn with reference and prediction."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medexp.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from medexp.core.types import Image, Prediction
+
+_EPILOG = """examples:
+  medexp show runs/quickstart/default                        the worst case by the first metric
+  medexp show RUN --case phantom_003 --case phantom_007      these
+  medexp show RUN --layout montage --format svg -o figures   for a paper
+  medexp show RUN --format html                              a page to scroll through, which needs nothing else
+
+Predictions are those that the run saved (save_predictions=true), else they are computed anew from its checkpoint.
+Files are named by case; what is drawn does not name it. Exit codes: 0 good, 1 no prediction to be had, 2 wrong use."""
+
+
+def show_command(words: Sequence[str]) -> int:
+    """Draw cases of a run.
+
+    Args:
+        words: Words after `medexp show`.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: There is no such run or case, or two options do not go together.
+        RecordError: The run holds neither the prediction nor a checkpoint.
+    """
+    arguments = _parser().parse_args(list(words))
+    from medexp.engine.run import load_run
+    from medexp.engine.run_cases import RunCases
+
+    cases = RunCases(load_run(arguments.run))
+    ids = list(dict.fromkeys(arguments.case)) or [cases.worst()]
+    folder, file = places(arguments, len(ids), default=cases.run.path / "shown")
+    for case_id in ids:
+        judged = cases.read(case_id)
+        if judged.recomputed:
+            print(f"{case_id}: predicted anew from the run's checkpoint", file=sys.stderr)
+        case = (judged.image, judged.prediction, judged.reference)
+        for path in draw_case(*case, folder, arguments=arguments, errors=not arguments.without_errors):
+            print(path if file is None else path.replace(file))
+    return 0
+
+
+def draw_case(
+    image: Image,
+    prediction: Prediction | None,
+    reference: Prediction | None,
+    folder: Path,
+    *,
+    arguments: argparse.Namespace,
+    errors: bool = False,
+) -> list[Path]:
+    """Draw a case as the options of `add_drawing` say.
+
+    Args:
+        image: The case.
+        prediction: Its prediction, or None.
+        reference: Its reference, or None.
+        folder: Where to.
+        arguments: The parsed options.
+        errors: A panel more that shows where the two differ.
+
+    Returns:
+        The files.
+    """
+    from medexp.engine.overlays import Cuts, Drawing, draw_overlay, safe_name
+    from medexp.engine.viewer import write_viewer
+
+    if arguments.format == "html":
+        path = folder / f"{safe_name(image.case.case_id)}.html"
+        return [write_viewer(image, prediction, reference, path, channel=arguments.channel)]
+    drawing = Drawing(
+        styles=(arguments.style,),
+        formats=(arguments.format,),
+        errors=errors,
+        channel=arguments.channel,
+        cuts=Cuts(arguments.layout, slices=arguments.slices, axis=arguments.axis, index=arguments.index),
+    )
+    return draw_overlay(image, prediction, reference, folder, drawing=drawing)
+
+
+def places(arguments: argparse.Namespace, count: int, *, default: Path) -> tuple[Path, Path | None]:
+    """The folder to draw in, and the file that the picture becomes where one is named.
+
+    Args:
+        arguments: The parsed options.
+        count: How many pictures are drawn.
+        default: The folder unless one is named.
+
+    Returns:
+        Folder and file.
+
+    Raises:
+        UsageError: The file has another format, or there are several pictures.
+    """
+    out: Path | None = arguments.output
+    if out is None:
+        return default, None
+    if out.suffix != f".{arguments.format}":
+        if out.suffix in (".png", ".svg", ".html"):
+            raise UsageError(f"-o {out} does not end in .{arguments.format}; add --format {out.suffix[1:]}")
+        return out, None
+    if count > 1:
+        raise UsageError(f"-o {out} is one file, and {count} pictures are drawn; name a folder")
+    return out.parent, out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medexp show",
+        description="Draw cases of a run: reference, prediction, and where they differ.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a run (the one with run.json)")
+    add("--case", action="append", default=[], metavar="ID", help="a case of the dataset; may be given several times")
+    add_drawing(parser)
+    add("--without-errors", action="store_true", help="no panel of false positives and false negatives")
+    add("-o", "--output", type=Path, metavar="OUT", help="folder, or a file for one case (default: RUN/shown)")
+    return parser
+
+
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how cases are drawn.
+
+    Args:
+        parser: Gets them.
+    """
+    add = parser.add_argument
+    layout = "of volumes: a plane along each axis, several slices along one axis, or one"
+    add("--layout", choices=("planes", "montage", "slice"), default="planes", help=layout)
+    add("--format", choices=("png", "svg", "html"), default="png", help="html is a page to scroll through")
+    add("--style", choices=("contour", "fill"), default="contour", help="lines along the borders, or areas")
+    add("--axis", type=int, choices=(0, 1, 2), help="the axis that a montage or a slice cuts (default: widest voxels)")
+    add("--index", type=int, metavar="N", help="where a slice is cut (default: where most foreground is)")
+    add("--slices", type=int, default=12, metavar="N", help="how many a montage has at most (default: 12)")
+    add("--channel", type=int, default=0, metavar="N", help="the image channel that is shown (default: 0)")
