@@ -136,13 +136,7 @@ def convrnn_unet(
     Raises:
         UsageError: Images in 2D, knobs that do not fit each other, or a value out of range.
     """
-    if spatial_dims != 3:
-        raise UsageError(
-            f"model=convrnn_unet needs volumes or sequences of frames, 3 axes, and the dataset has {spatial_dims}; "
-            "choose model=cnn_unet"
-        )
-    if sequence_axis not in (0, 1, 2):
-        raise UsageError(f"model.sequence_axis needs 0, 1 or 2, got {sequence_axis}")
+    _check_axes(spatial_dims, sequence_axis)
     levels = Levels.of(
         dims=2,
         filters=filters,
@@ -163,8 +157,8 @@ def convrnn_unet(
         deep_supervision_levels=deep_supervision_levels,
     )
 
-    def across(channels: int) -> AcrossSlices:
-        rnn = ConvRNN(
+    def rnn(channels: int) -> ConvRNN:
+        return ConvRNN(
             dims=2,
             in_channels=channels,
             cell=cell,
@@ -173,13 +167,25 @@ def convrnn_unet(
             kernel_size=recurrent_kernel_size,
             direction=direction,
         )
-        return AcrossSlices(layers=layers, channels=channels, rnn=rnn)
 
     places = [] if cell == NO_CELL else _places(placement, levels.coarsest)
-    channels = {str(level): n for level, n in enumerate(levels.filters)} | {_TOP: levels.filters[0]}
-    recurrence = {place: across(channels[place]) for place in places}
+    recurrence = {
+        place: AcrossSlices(layers=layers, channels=channels, rnn=rnn(channels))
+        for place in places
+        for channels in [levels.filters[0 if place == _TOP else int(place)]]
+    }
     network = SliceSequenceNet(plane=plane, recurrence=recurrence, sequence_axis=sequence_axis)
     return DenseModel(network, heads=heads, spatial_dims=spatial_dims)
+
+
+def _check_axes(spatial_dims: int, sequence_axis: int) -> None:
+    if spatial_dims != 3:
+        raise UsageError(
+            f"model=convrnn_unet needs volumes or sequences of frames, 3 axes, and the dataset has {spatial_dims}; "
+            "choose model=cnn_unet"
+        )
+    if sequence_axis not in (0, 1, 2):
+        raise UsageError(f"model.sequence_axis needs 0, 1 or 2, got {sequence_axis}")
 
 
 def in_plane(knob: str, values: Sequence[PerAxis], sequence_axis: int) -> list[PerAxis]:
