@@ -6,7 +6,7 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-loaders bench-storage bench-models bench-post tour pictures \
+.PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post tour pictures \
   reproducibility clean
 
 help:  ## list the targets
@@ -28,7 +28,10 @@ demo: $(INSTALLED)  ## train, judge and record on generated images, on a CPU in 
 	  runs/quickstart/default/overlays/*
 
 test: $(INSTALLED)  ## run the tests, one process a core (warnings are errors)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not soak"
+
+soak: $(INSTALLED)  ## run the tests that take too long for every change
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m soak
 
 check: $(INSTALLED)  ## format, lint, types, layers, docstrings
 	$(BIN)/ruff format --check .

@@ -159,7 +159,7 @@ def _classes(shown: Prediction, plane: Plane) -> Iterator[Area]:
     """Only the plane is compared, as a volume may have a hundred classes."""
     if shown.mask is None:
         return
-    cut = replace(shown, mask=plane.cut(shown.mask, lead=1), probabilities=None, valid=None)
+    cut = replace(shown, mask=plane.cut(shown.mask, lead=1), probabilities=None, valid=None, pixels=None)
     for structure in shown.classes:
         inside = cut.binary(structure)
         if inside.any():

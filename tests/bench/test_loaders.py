@@ -46,7 +46,7 @@ def ours(scratch):
     return patches_of(loaders.OURS, scratch)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["nnU-Net", "TorchIO", "MONAI, tuned"])
 def test_patches_of_other_loaders_look_like_ours(name, ours, scratch):
     if importlib.util.find_spec(PEERS[name][0]) is None:

@@ -80,6 +80,7 @@ def test_words_that_describe_nothing_that_can_be_planned_are_refused(words: list
         data_plan([*words, f"paths.cache={here}/cache"])
 
 
+@pytest.mark.soak
 @pytest.mark.real_data
 def test_the_plan_of_the_real_hippocampus_set_is_nnunets(shared_data: Any, here: Path) -> None:
     root = shared_data("msd_task04_hippocampus")

@@ -11,7 +11,7 @@ from medexp.cli.main import main
 from medexp.engine.dataset_cases import DatasetCases
 
 _SMALL = (
-    "dataset.source.n_cases=4", "dataset.source.shape=[32,40]", "dataset.patch_size=[16,20]",
+    "dataset.source.n_cases=4", "dataset.source.shape=[32,40]", "dataset.patch_size=[16,24]",
     "dataset.split.n_folds=2", "dataset.workers=0",
 )  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_patches_are_those_of_training_with_their_parameters(here: Path, capsys:
         (["--case", "case_00001"], "has no case case_00001; did you mean case_000"),
         (["--augmented", "-1"], "--augmented needs a whole number from 0 on, got -1"),
         (["--augmented", "2", "-o", "one.png"], "is one file, and 2 pictures are drawn"),
-        (["--augmented", "1", "dataset.patch_size=auto"], "patches need a value for dataset.patch_size"),
+        (["--augmented", "1", "dataset.patch_size=auto"], "dataset.patch_size=auto needs model=auto"),
     ],
 )
 def test_wrong_use_is_told(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:

@@ -47,6 +47,8 @@ _OTHER: dict[str, Any] = {
     "trainer.accelerator": "cpu",
     "trainer.checkpoint": "best",
     "dataset.preprocessing.spacing_mm": [1.5, 2],
+    "dataset.preprocessing.interpolation": "linear",
+    "dataset.preprocessing.mask_interpolation": "argmax",
     "dataset.split.n_groups": 7,
     "dataset.split.n_train": 7,
     "dataset.split.stratify": "load",

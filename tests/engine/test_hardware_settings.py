@@ -64,6 +64,7 @@ def test_tf32_is_as_configured_during_a_run_and_as_before_afterwards(tf32):
     assert [place.fp32_precision for place in places] == before
 
 
+@pytest.mark.soak
 def test_a_compiled_network_is_the_same_network(tmp_path):
     plain = train_tiny(tmp_path / "plain", *_SHORT)
     # A process of its own: torch.compile cannot follow the checks of types that the tests put around every function.

@@ -70,7 +70,10 @@ def _steps(folder: Path) -> int:
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
-@pytest.mark.parametrize("more", [(), ("augmentation=light", "trainer.accumulate=2", "dataset.workers=1")])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param((), marks=pytest.mark.soak), ("augmentation=light", "trainer.accumulate=2", "dataset.workers=1")],
+)
 def test_two_processes_are_one_process_with_the_joined_batch(tmp_path, more):
     knobs = (*_TWO, "trainer.validate_every_epochs=1", *more)
     one = train_tiny(tmp_path / "one", *knobs, "dataset.batch_size=2")
@@ -136,6 +139,7 @@ def test_a_killed_process_ends_the_run_with_a_clear_status_and_it_resumes(tmp_pa
     assert steps["batch"].tolist() == list(range(len(steps)))
 
 
+@pytest.mark.soak
 def test_torchrun_s_processes_are_recognised(tmp_path):
     words = tiny(tmp_path / "runs", *_TWO, "trainer.max_epochs=1", "trainer.devices=2", "study=default")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

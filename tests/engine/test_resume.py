@@ -164,7 +164,10 @@ def _wait_for_checkpoint(runs: Path, *, process: subprocess.Popen[bytes]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.soak) for number in (signal.SIGTERM, signal.SIGINT))],
+)
 def test_a_stopped_process_is_told_and_resumes_bitwise_equal(tmp_path: Path, number: signal.Signals) -> None:
     hard = [*_HARD, "trainer.validate_every_epochs=1", "dataset.workers=1"]
     hard[hard.index("trainer.max_epochs=3")] = "trainer.max_epochs=15"

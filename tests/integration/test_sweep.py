@@ -168,7 +168,7 @@ def test_a_loss_of_ones_own_is_an_option_through_a_folder_of_options(tiny: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_a_sweep_that_is_stopped_starts_no_other_job_and_the_same_command_finishes_it(
     number: signal.Signals, own_loss: Path
 ) -> None:
@@ -215,7 +215,7 @@ def test_jobs_in_processes_of_a_launcher_find_the_experiment_its_module_and_thei
     assert [step["_target_"] for step in config.post_processing.steps] == ["medexp.post_processing.argmax.Argmax"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_launcher_that_loses_a_process_is_told_and_the_runs_are_judged_by_their_records(own_loss: Path) -> None:
     command = ["train", "-m", str(own_loss), "loss.alpha=-2,-1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = _run(*command)

@@ -24,9 +24,10 @@ NOT_DENSE = {
     "auto": "is planned",
 }
 PACKAGES = {"unetr": "einops", "swin_unetr": "einops", "encoder_unet": "segmentation_models_pytorch"}
-ONLY_2D = {"encoder_unet"}
+ONLY_2D, ONLY_3D = {"encoder_unet"}, {"convrnn_unet"}
 DENSE = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in NOT_DENSE)
-CASES = [(name, dims) for name in DENSE for dims in (2, 3) if dims == 2 or name not in ONLY_2D]
+CASES = [(name, dims) for name in DENSE for dims in (2, 3) if name not in (ONLY_3D if dims == 2 else ONLY_2D)]
+FEWEST_DIMS = [(name, 3 if name in ONLY_3D else 2) for name in DENSE]
 SUPERVISED = [
     (name, dims)
     for name, dims in CASES
@@ -61,10 +62,10 @@ def shapes(maps: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {head: tuple(values.shape) for head, values in maps.items()}
 
 
-# In 2D alone: processors without bf16 need seconds for a convolution in 3D.
-@pytest.mark.parametrize("name", DENSE)
-def test_maps_are_finite_in_bf16(name: str) -> None:
-    model, patch = built(name, 2).eval(), patch_for(name, 2)
+# In 2D where that can be: processors without bf16 need seconds for a convolution in 3D.
+@pytest.mark.parametrize(("name", "dims"), FEWEST_DIMS)
+def test_maps_are_finite_in_bf16(name: str, dims: int) -> None:
+    model, patch = built(name, dims).eval(), patch_for(name, dims)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(patch)
     assert any(values.dtype == torch.bfloat16 for values in outputs.values())
@@ -114,18 +115,24 @@ def test_coarser_maps_have_a_key_of_their_own_in_training_only(name: str, dims: 
         assert list(model.eval()(patch)) == list(HEADS)
 
 
-@pytest.mark.parametrize("name", [name for name in DENSE if name not in ANY_SIZE])
-def test_a_patch_that_does_not_fit_is_refused_with_the_nearest_that_does(name: str) -> None:
-    size = (21, 35)
+@pytest.mark.parametrize(("name", "dims"), [(name, dims) for name, dims in FEWEST_DIMS if name not in ANY_SIZE])
+def test_a_patch_that_does_not_fit_is_refused_with_the_nearest_that_does(name: str, dims: int) -> None:
+    size = (21, 35, 3)[:dims]
     with pytest.raises(UsageError, match=r"choose dataset\.patch_size=\[[\d,]+\]$") as told:
-        fit_size(built(name, 2, size=size), torch.zeros(1, 2, *size), dense=True)
+        fit_size(built(name, dims, size=size), torch.zeros(1, 2, *size), dense=True)
     nearest = tuple(map(int, str(told.value).rsplit("[", 1)[1].rstrip("]").split(",")))
-    fit_size(built(name, 2, size=nearest), torch.zeros(1, 2, *nearest), dense=True)
+    fit_size(built(name, dims, size=nearest), torch.zeros(1, 2, *nearest), dense=True)
 
 
 @pytest.mark.parametrize("name", sorted(ANY_SIZE))
 def test_a_network_that_pads_passes_any_size(name: str) -> None:
     fit_size(built(name, 2), torch.zeros(1, 2, 35, 37), dense=True)
+
+
+@pytest.mark.parametrize("name", sorted(ONLY_3D))
+def test_a_network_for_sequences_is_refused_for_pictures(name: str) -> None:
+    with pytest.raises(UsageError, match=f"model={name} needs volumes or sequences"):
+        built(name, 2)
 
 
 @pytest.mark.parametrize("name", sorted(ONLY_2D))

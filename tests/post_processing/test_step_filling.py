@@ -11,6 +11,7 @@ from skimage.morphology import convex_hull_image
 
 from medexp.core.errors import UsageError
 from medexp.core.types import StructureClass
+from medexp.post_processing._components import numbered
 from medexp.post_processing.convex_hull import ConvexHull
 from medexp.post_processing.fill_holes import FillHoles
 from medexp.post_processing.hysteresis import Hysteresis
@@ -183,3 +184,8 @@ def test_joint_components_join_over_layers(predict):
     mask = np.array([[[1, 1, 0, 0, 1, 0]], [[0, 1, 1, 0, 0, 1]]], dtype=np.uint8)
     result = KeepLargest(joint=True)(predict(mask=mask, classes=REGIONS, exclusive=False))
     assert result.mask.tolist() == [[[1, 1, 0, 0, 0, 0]], [[0, 1, 1, 0, 0, 0]]]
+
+
+def test_flags_of_a_single_row_are_numbered_apart():
+    row = np.array([[1, 0, 1, 0, 0, 0, 1]], dtype=bool)
+    assert numbered(row, "corners").tolist() == [[1, 0, 2, 0, 0, 0, 3]]

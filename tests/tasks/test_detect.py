@@ -220,7 +220,7 @@ def test_a_run_is_trained_judged_and_recorded(tmp_path):
         "dataset.source.radius_mm=[3.0,5.0]", "dataset.patch_size=[32,32]", "dataset.batch_size=2",
         "dataset.split.n_folds=2", "task=instance/detect", "model=mask_rcnn", "loss=detector_terms", "inferer=whole",
         "post_processing.steps=[]", "metrics=[pq]", "trainer.max_steps=2", "overlays=1", "callbacks=[]",
-        "precision=bf16-mixed", "threads=1", "save_predictions=true", "model.box_features=16", "model.proposals=20",
+        "precision=32-true", "threads=1", "save_predictions=true", "model.box_features=16", "model.proposals=20",
         f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}", "study=nuclei",
     ]  # fmt: skip
     run = medexp.train(medexp.compose(None, overrides))

@@ -51,7 +51,7 @@ def plan_name(config: DictConfig) -> str:
         "preprocessing": dataset.get("preprocessing"),
         "given": [dataset.get(name) for name in ("patch_size", "batch_size")],
         "model": {name: model.get(name) for name in ("plan", "residual", *_LEVELS)},
-        "task": plain(config.task),
+        "task": {name: knob for name, knob in plain(config.task).items() if name != "loss"},
         "device": [_is_mixed(config), _on_gpu(config)],
     }
     return f"plan {hash_plain(decisive)[:8]}"

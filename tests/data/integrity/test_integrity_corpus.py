@@ -129,12 +129,12 @@ REAL = {
     "nih_chest_xray": ("nih_chest_xray", 12, []),
 }
 
-SLOW = ("bccd", "dsb2018_fluorescence")
+LONG = ("bccd", "dsb2018_fluorescence")
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in REAL]
+    "name", [pytest.param(name, marks=pytest.mark.soak) if name in LONG else name for name in REAL]
 )
 def test_real_sets_have_no_error_but_those_that_are_known(
     name: str, shared_data: Callable[[str], Path], tmp_path: Path
