@@ -23,7 +23,7 @@ from medexp.engine._overlay_parts import Look, looks_of
 from medexp.engine._overlay_planes import Plane, plane_at
 from medexp.engine._overlay_slices import caption_of_both
 
-# A page of this many voxels takes some 60 MB on disk and 160 MB in the browser.
+# Browsers hold a string of each packed array and the array itself; twice 512 x 512 x 64 voxels is what a page may have.
 MAX_VOXELS = 2**25
 _TEMPLATE = "viewer.html.j2"
 _LEVELS = 4095

@@ -8,6 +8,7 @@ import pytest
 
 import medexp
 from medexp.cli.main import main
+from medexp.engine.build import build
 from medexp.engine.dataset_cases import DatasetCases
 
 _SMALL = (
@@ -17,7 +18,9 @@ _SMALL = (
 
 
 def _words(here: Path, *words: str, dataset: str = "phantom_2d") -> list[str]:
-    return [f"dataset={dataset}", *_SMALL, f"paths.cache={here / 'cache'}", *words]
+    given = {word.partition("=")[0] for word in words}
+    small = [word for word in _SMALL if word.partition("=")[0] not in given]
+    return [f"dataset={dataset}", *small, f"paths.cache={here / 'cache'}", *words]
 
 
 def _printed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
@@ -43,8 +46,6 @@ def test_patches_are_those_of_training_with_their_parameters(here: Path, capsys:
     words = _words(here, "augmentation=light", "fold=1")
     cases = DatasetCases(medexp.compose(None, words))
     config = medexp.compose(None, words)
-    from medexp.engine.build import build
-
     samples = build(config).data.samples
     name = samples.cases[0].case_id
     lines = _printed(capsys, *words, "--case", name, "--augmented", "2", "-o", str(here / "out"))
@@ -68,17 +69,15 @@ def test_patches_are_those_of_training_with_their_parameters(here: Path, capsys:
         (["--case", "case_00001"], "has no case case_00001; did you mean case_000"),
         (["--augmented", "-1"], "--augmented needs a whole number from 0 on, got -1"),
         (["--augmented", "2", "-o", "one.png"], "is one file, and 2 pictures are drawn"),
-        (["--augmented", "1", "dataset.patch_size=auto"], "dataset.patch_size=auto needs model=auto"),
+        (["--augmented", "1", "model=auto", "dataset.patch_size=auto"], "patches need a value for dataset.patch_size"),
     ],
 )
 def test_wrong_use_is_told(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
-    assert main(["data", "show", *_words(here), *words]) == 2
+    assert main(["data", "show", *_words(here, *words)]) == 2
     assert told in capsys.readouterr().err
 
 
 def test_a_case_that_is_held_out_has_no_patches(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from medexp.engine.build import build
-
     held_out = build(medexp.compose(None, _words(here))).data.parts.val[0].case_id
     assert main(["data", "show", *_words(here), "--case", held_out, "--augmented", "1"]) == 2
     assert f"case {held_out} is not trained on in fold 0" in capsys.readouterr().err
