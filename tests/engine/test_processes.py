@@ -104,6 +104,7 @@ def test_each_case_is_judged_once_and_in_order_though_they_do_not_divide_evenly(
         ]
 
 
+@pytest.mark.soak
 def test_running_statistics_of_batch_norm_do_not_hang_an_uneven_validation(tmp_path):
     run = train_tiny(
         tmp_path / "runs", *_TWO, "model.norm=BATCH", "trainer.validate_every_epochs=1", "trainer.devices=2"

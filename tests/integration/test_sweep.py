@@ -92,6 +92,7 @@ def test_an_edited_experiment_is_refused_with_all_that_differs(
     assert _records("tiny") == before
 
 
+@pytest.mark.soak
 def test_an_edited_experiment_starts_anew_on_demand_and_the_old_runs_are_kept(edited: list[str]) -> None:
     old = _records("tiny")
     assert main([*edited, "on_change=new"]) == 0
@@ -104,6 +105,7 @@ def test_an_edited_experiment_starts_anew_on_demand_and_the_old_runs_are_kept(ed
     assert main(["status", "tiny"]) == 0
 
 
+@pytest.mark.soak
 def test_an_edited_experiment_goes_on_on_demand(edited: list[str]) -> None:
     assert main([*edited, "on_change=resume"]) == 0
     for name, record in _records("tiny").items():
@@ -201,7 +203,7 @@ def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_jobs_in_processes_of_a_launcher_find_the_experiment_its_module_and_their_folders(own_loss: Path) -> None:
     command = ["train", "-m", str(own_loss), "loss.alpha=0.1,-1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = _run(*command)
