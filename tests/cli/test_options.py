@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ _OPTIONS = [
     for group in groups([conf_folder()])
     for option in option_names(group, [conf_folder()])
     if group not in ("post_processing", "derive") and not _is_preset(group, option)
+]
+# Options of these groups do not ask for each other, so that one of each is composed at a time.
+_TOGETHER = ("augmentation", "inferer", "loss", "model", "optimizer", "scheduler")
+_ROUNDS = [
+    *([option] for option in _OPTIONS if option[0] not in _TOGETHER),
+    *(
+        [option for option in options if option is not None]
+        for options in zip_longest(*([option for option in _OPTIONS if option[0] == group] for group in _TOGETHER))
+    ),
 ]
 _STEPS = option_names("post_processing", [conf_folder()])
 # Values other than the default that a rule of the schema lets pass.
@@ -105,15 +115,20 @@ def _refusal(*overrides: str) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize(("group", "option"), _OPTIONS, ids=[f"{group}={option}" for group, option in _OPTIONS])
-def test_each_option_composes_and_each_of_its_leaves_can_be_overridden(group: str, option: str, here: Path) -> None:
-    chosen = [f"{group}={option}", *_BESIDE.get(f"{group}={option}", [])]
+@pytest.mark.parametrize("options", _ROUNDS, ids=[",".join(map("=".join, options)) for options in _ROUNDS])
+def test_each_option_composes_and_each_of_its_leaves_can_be_overridden(
+    options: list[tuple[str, str]], here: Path
+) -> None:
+    chosen = [word for option in map("=".join, options) for word in (option, *_BESIDE.get(option, []))]
     composer = Composer(None, chosen)
     with composer.hydra():
         config = hydra.compose("train", overrides=composer.hydra_overrides())
-    plain = OmegaConf.to_container(OmegaConf.select(config, key_of(group)))
-    wanted = {key: _other(key, value) for key, value in _leaves(plain, key_of(group))}
-    assert wanted
+    wanted: dict[str, Any] = {}
+    for key in {key_of(group) for group, _ in options}:
+        plain = OmegaConf.to_container(OmegaConf.select(config, key))
+        own = {leaf: _other(leaf, value) for leaf, value in _leaves(plain, key)}
+        assert own
+        wanted |= own
     changed = compose(None, [*chosen, *(f"{key}={_typed(value)}" for key, value in wanted.items())])
     assert {key: _plain(OmegaConf.select(changed, key)) for key in wanted} == wanted
 
