@@ -69,19 +69,7 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
     total_steps = config.trainer.max_steps or (
         config.trainer.max_epochs * data.batches_per_epoch // config.trainer.accumulate
     )
-    seed_everything(config.seed)
-    model = build_model(
-        instantiate(config.model, "model"),
-        spatial_dims=source.spatial_dims,
-        in_channels=len(source.channels),
-        heads=task.heads,
-        image_size=tuple(config.dataset.patch_size),
-    )
-    if config.init_from is not None:
-        load_initial_weights(model, Path(config.init_from), skip=list(config.init_skip))
-    freeze(model, list(config.freeze))
-    if config.trainer.channels_last:
-        model.to(memory_format=innermost_channels(source.spatial_dims + 2))
+    model = _model(config, source, task)
     module = Experiment(
         model=model,
         task=task,
@@ -97,6 +85,24 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
     )
     check_training(module, config)
     return Parts(module=module, data=data, total_steps=total_steps)
+
+
+def _model(config: DictConfig, source: Source, task: Task) -> torch.nn.Module:
+    """The model with its initial weights, which follow from the seed and the model alone."""
+    seed_everything(config.seed)
+    model = build_model(
+        instantiate(config.model, "model"),
+        spatial_dims=source.spatial_dims,
+        in_channels=len(source.channels),
+        heads=task.heads,
+        image_size=tuple(config.dataset.patch_size),
+    )
+    if config.init_from is not None:
+        load_initial_weights(model, Path(config.init_from), skip=list(config.init_skip))
+    freeze(model, list(config.freeze))
+    if config.trainer.channels_last:
+        model.to(memory_format=innermost_channels(source.spatial_dims + 2))
+    return model
 
 
 def image_data(
