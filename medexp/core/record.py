@@ -101,6 +101,8 @@ class RunFolder:
     overlays = property(lambda self: self.path / "overlays")
     predictions = property(lambda self: self.path / "predictions")
     log = property(lambda self: self.path / "log.txt")
+    output = property(lambda self: self.path / "output.txt")
+    progress = property(lambda self: self.path / "progress.json")
 
     def process_log(self, rank: int) -> Path:
         """What a process other than the first says, where several train together."""

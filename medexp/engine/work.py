@@ -17,6 +17,7 @@ from medexp.core.record import RunFolder
 from medexp.engine.build import Parts, build
 from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
 from medexp.engine.evaluation import CaseFiles, chosen_cases
+from medexp.engine.heartbeat import Heartbeat
 from medexp.engine.history import History
 from medexp.engine.overlays import Drawing
 from medexp.engine.process import pinned_process
@@ -76,7 +77,7 @@ class Work:
             self.parts.module.model.compile(backend=self._backend)
         history = History(self.folder, writes=self.processes.is_first, tracking=self.tracking)
         newest = CheckpointFolder(self.folder.checkpoints).newest()
-        trainer = self.trainer([history, *self._user_callbacks(), self._checkpoints(), *callbacks])
+        trainer = self.trainer([history, *self._user_callbacks(), *self._heartbeat(), self._checkpoints(), *callbacks])
         trainer.fit(self.parts.module, datamodule=self.parts.data, ckpt_path=newest, weights_only=True)
         history.flush()
         history.write_csv()
@@ -101,7 +102,7 @@ class Work:
             stop=self.stop,
             tracking=self.tracking,
         )
-        trainer = self.trainer([files, *self._user_callbacks(), *callbacks])
+        trainer = self.trainer([files, *self._user_callbacks(), *self._heartbeat(), *callbacks])
         trainer.test(module, datamodule=data, verbose=False)
         return checkpoint
 
@@ -122,6 +123,9 @@ class Work:
 
     def _user_callbacks(self) -> list[pl.Callback]:
         return [instantiate(node, f"callbacks.{name}") for name, node in self.config.callbacks.items()]
+
+    def _heartbeat(self) -> list[pl.Callback]:
+        return [Heartbeat(self.folder)] if self.processes.is_first else []
 
     def trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
         """What trains and judges as configured, with these callbacks."""
