@@ -20,7 +20,9 @@ EXPERIMENT is a name under experiments/ or any YAML path. OVERRIDES choose and s
   post_processing=[argmax,keep_largest]
   fold=2 seed=7 study=first_try
 With -m several values make a sweep:
-  loss=dice,focal  seed=0..4  fold=all  hydra/launcher=joblib
+  loss=dice,focal  seed=0..4  fold=all
+  launcher.n_jobs=2  launcher=slurm     where the jobs run (conf/launcher)
+  preflight=build|off  retry=failed     look less closely first; run failed jobs again
 
 flags:
   -m, --multirun         run every combination
@@ -64,7 +66,7 @@ def train_command(words: Sequence[str]) -> int:
     if composer.sweep.swept and not flags.multirun:
         raise UsageError(f"{', '.join(composer.sweep.swept)} takes several values; add -m to run them all")
     configs = composer.compose_jobs()
-    return run_sweep(composer, configs) if flags.multirun else _run(configs[0])
+    return run_sweep(composer.sweep, configs) if flags.multirun else _run(configs[0])
 
 
 def _run(config: DictConfig) -> int:

@@ -88,6 +88,9 @@ RULES: Mapping[str, Rule] = {
     "pictures.channel": _whole(0),
     "save_predictions": _FLAG,
     "on_change": _one_of("refuse", "resume", "new"),
+    "retry": _one_of("interrupted", "failed"),
+    "preflight": _one_of("full", "build", "off")
+    | Rule("off", lambda value: value is False),  # YAML reads a bare off as false
     "study": _TEXT,
     "paths.runs": _TEXT,
     "paths.cache": _TEXT,

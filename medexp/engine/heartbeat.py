@@ -18,10 +18,11 @@ class Heartbeat(Watch):
 
     Args:
         folder: The run's folder.
+        metric: Key of the trainer's `callback_metrics` that is told beside the loss.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        super().__init__(metric=None)
+    def __init__(self, folder: RunFolder, *, metric: str | None) -> None:
+        super().__init__(metric=metric)
         self.folder = folder
 
     def _new_display(self) -> Display:

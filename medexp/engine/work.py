@@ -125,10 +125,12 @@ class Work:
         return [instantiate(node, f"callbacks.{name}") for name, node in self.config.callbacks.items()]
 
     def _heartbeat(self) -> list[pl.Callback]:
-        return [Heartbeat(self.folder)] if self.processes.is_first else []
+        if not self.processes.is_first:
+            return []
+        return [Heartbeat(self.folder, metric=f"val/{self.parts.module.metrics[0].name}")]
 
-    def trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
-        """What trains and judges as configured, with these callbacks."""
+    def trainer(self, callbacks: list[pl.Callback], *, validate: bool = True) -> pl.Trainer:
+        """What trains and judges as configured, with these callbacks; without validations on demand."""
         knobs = self.config.trainer
         steps_per_epoch = self.parts.data.batches_per_epoch // knobs.accumulate
         plugins: list[Any] = [VerifiedCheckpointIO(), *self.processes.plugins()]
@@ -142,7 +144,7 @@ class Work:
             max_steps=self.parts.total_steps,
             accumulate_grad_batches=knobs.accumulate,
             gradient_clip_val=knobs.gradient_clip_norm,
-            limit_val_batches=1.0 if knobs.validate_every_epochs else 0,
+            limit_val_batches=1.0 if knobs.validate_every_epochs and validate else 0,
             check_val_every_n_epoch=knobs.validate_every_epochs or 1,
             num_sanity_val_steps=0,
             callbacks=callbacks,
