@@ -80,6 +80,9 @@ class TrainingJob:
     def standing(self) -> Standing:
         """What the folder holds of this very run.
 
+        Returns:
+            The standing.
+
         Raises:
             RecordError: It holds another experiment's run, and the configuration says nothing of what to do with it.
         """
