@@ -329,8 +329,9 @@ class Comparison:
         rankings: By metric and label.
         strata: By factor, level, metric, label and method.
         fairness: What the runs differ in beside the method.
-        values: A line per run, case and label: "method", "fold", "seed", "case_id", "group", "metric", "label", "value";
-            of metrics without a value per case "case_id" is empty and "value" is the group's pseudo-value.
+        values: A line per run, case and label, with the columns "method", "fold", "seed", "case_id", "group", "metric",
+            "label" and "value"; of metrics without a value per case "case_id" is empty and "value" is the group's
+            pseudo-value.
         alpha: Level at which the rule decides.
         resamples: Of the bootstrap and of the permutations.
         bootstrap_seed: What they are drawn with.
