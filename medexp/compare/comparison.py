@@ -142,7 +142,7 @@ class Score:
         low: Lower end of the interval of the two-level bootstrap, 95 %.
         high: Its upper end.
         training_sd: Standard deviation of the runs' values between trainings of a fold; nan with one training a fold.
-        case_sd: Standard deviation between cases of their means over trainings (of pseudo-values where not `by_case`).
+        case_sd: Standard deviation between groups of their means over trainings (of pseudo-values where not `by_case`).
         n_defined: Cases with a value in at least one training (groups where not `by_case`).
         n_undefined: Cases with none.
         by_run: Value of each run by (fold, seed), as the run's own aggregate.

@@ -1,0 +1,127 @@
+"""Parts of the cases: by their group, or by what a table says of them (size of the object, scanner)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medexp.compare.bootstrap import Resampling, interval
+from medexp.compare.comparison import StratumScore
+from medexp.compare.units import Cells
+from medexp.core.errors import UsageError
+
+_CASE = "case_id"
+_PARTS = 3
+_MOST_LEVELS = 12
+Factors = Mapping[str, Mapping[str, str]]
+
+
+def read_factors(file: Path) -> dict[str, dict[str, str]]:
+    """What a table says of cases: a column of numbers parts them into thirds, another one by its words.
+
+    Args:
+        file: CSV with a column "case_id" and a column for each factor.
+
+    Returns:
+        Level by case id, by factor.
+
+    Raises:
+        UsageError: The file cannot be read, has no such column, names a case twice, or a factor has too many levels.
+    """
+    try:
+        table = pd.read_csv(file, dtype={_CASE: str}, keep_default_na=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--strata {file} cannot be read: {error}") from error
+    if _CASE not in table or len(table.columns) < 2:
+        raise UsageError(f"--strata {file} needs a column case_id and one for each factor, got {list(table.columns)}")
+    twice = table[_CASE][table[_CASE].duplicated()]
+    if len(twice):
+        raise UsageError(f"--strata {file} names case {twice.iloc[0]} twice; keep one line a case")
+    return {
+        str(name): _levels(table[name], f"--strata {file}, column {name}").set_axis(table[_CASE]).dropna().to_dict()
+        for name in table.columns
+        if name != _CASE
+    }
+
+
+def _levels(column: pd.Series, where: str) -> pd.Series:
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if not numeric or column.nunique() <= _PARTS:
+        words = column.map(lambda value: f"{value:g}" if numeric else str(value), na_action="ignore")
+        if words.nunique() > _MOST_LEVELS:
+            raise UsageError(f"{where} has {words.nunique()} levels, {_MOST_LEVELS} at most; give fewer, or numbers")
+        return words
+    edges = np.unique(np.nanquantile(column, np.linspace(0, 1, _PARTS + 1)))
+    names = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
+    place = np.clip(np.searchsorted(edges, column, side="left") - 1, 0, len(names) - 1)
+    return pd.Series([None if math.isnan(v) else names[p] for v, p in zip(column, place, strict=True)], dtype=object)
+
+
+def with_groups(factors: Factors, cells: Cells) -> dict[str, Mapping[str, str]]:
+    """The factors, and the group as one where there are few groups of several cases (centres, scanners)."""
+    few = 2 <= len(cells.groups) <= _MOST_LEVELS and len(cells.units) >= 2 * len(cells.groups)
+    own = {unit: cells.groups[group] for unit, group in zip(cells.units, cells.group_of, strict=True)}
+    return {**({"group": own} if few else {}), **factors}
+
+
+def stratum_scores(
+    cells: Cells, factors: Factors, *, metric: str, label: str, resamples: int, seed: int
+) -> list[StratumScore]:
+    """Each method within each part of the cases.
+
+    Args:
+        cells: Values by case.
+        factors: Level by case id, by factor; cases that it does not name are left out.
+        metric: Name of the metric.
+        label: Class or region, or "mean".
+        resamples: Of the bootstrap.
+        seed: What it is drawn with.
+
+    Returns:
+        A score by factor, level and method; levels in the order of their numbers.
+    """
+    found = []
+    for factor, level_of in with_groups(factors, cells).items():
+        of_unit = np.array([level_of.get(unit, "") for unit in cells.units], dtype=object)
+        for level in sorted(set(of_unit) - {""}, key=_by_number):
+            part = cells.select(of_unit == level)
+            found += _scores(part, (factor, level, metric, label), resamples=resamples, seed=seed)
+    return found
+
+
+def _by_number(level: str) -> tuple[float, str]:
+    try:
+        return float(level.split(" ")[0]), level
+    except ValueError:
+        return math.inf, level
+
+
+def _scores(part: Cells, names: Sequence[str], *, resamples: int, seed: int) -> list[StratumScore]:
+    factor, level, metric, label = names
+    present = np.isfinite(part.values)
+    low, high = interval(Resampling.of(part, resamples=resamples, seed=seed).means(list(part.values)))
+    found = []
+    for place, method in enumerate(part.methods):
+        counts = present[place].sum(axis=1)
+        used = counts > 0
+        means = np.where(present[place], part.values[place], 0.0).sum(axis=1)[used] / counts[used]
+        one_group = len(np.unique(part.group_of[used])) < 2
+        found.append(
+            StratumScore(
+                factor=factor,
+                level=level,
+                metric=metric,
+                label=label,
+                method=method,
+                value=float(means.mean()) if len(means) else math.nan,
+                low=math.nan if one_group else float(low[place]),
+                high=math.nan if one_group else float(high[place]),
+                n_cases=int(used.sum()),
+            )
+        )
+    return found
