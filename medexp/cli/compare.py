@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,8 @@ def _show(found: Comparison) -> None:
 
     from medexp.compare import tables
     from medexp.compare.comparison import Level
-    from medexp.compare.words import summary, verdict
+    from medexp.compare.sheets import as_rich
+    from medexp.compare.words import summary
 
     # A line per row where the output is read by a program.
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
@@ -89,25 +90,34 @@ def _show(found: Comparison) -> None:
         style = {Level.ERROR: "red", Level.WARNING: "yellow"}.get(finding.level, "")
         say(f"{finding.level}: {finding.what}: {finding.text}", style=style)
     say(summary(found), style="bold")
-    say(tables.as_rich(tables.scores(found)))
+    say(as_rich(tables.scores(found)))
+    _show_verdicts(found, say)
+    facts = found.metrics[0]
+    for sheet in (tables.ranks(found, facts, facts.labels[0]), tables.runs(found)):
+        if sheet.rows:
+            say("")
+            say(as_rich(sheet))
+    for note in found.notes:
+        say(f"note: {note}")
+
+
+def _show_verdicts(found: Comparison, say: Callable[..., None]) -> None:
+    """The pairs of the first metric in sentences, or as a matrix where they are many."""
+    from medexp.compare import tables
+    from medexp.compare.sheets import as_rich
+    from medexp.compare.words import verdict
+
     facts = found.metrics[0]
     label = facts.labels[0]
     pairs = found.pairs_of(facts.name, label)
     say(f"\n{facts.name}, {label}: {facts.estimand}")
-    if len(pairs) > _MOST_SENTENCES:
-        say(tables.as_rich(tables.matrix(found, facts, label)))
-        reasons = dict.fromkeys(pair.verdict.reason for pair in pairs if pair.verdict.reason)
-        for reason in reasons:
-            say(f"- {reason}")
-    else:
+    if len(pairs) <= _MOST_SENTENCES or found.baseline is not None:
         for pair in pairs:
             say(f"- {verdict(pair, facts)}")
-    for sheet in (tables.ranks(found, facts, label), tables.runs(found)):
-        if sheet.rows:
-            say("")
-            say(tables.as_rich(sheet))
-    for note in found.notes:
-        say(f"note: {note}")
+        return
+    say(as_rich(tables.matrix(found, facts, label)))
+    for reason in dict.fromkeys(pair.verdict.reason for pair in pairs if pair.verdict.reason):
+        say(f"- {reason}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -97,21 +97,12 @@ def compare_runs(runs: Sequence[RecordedRun], choices: Choices) -> Comparison:
     evidence = {run.path: run.evidence() for own in methods.values() for run in own.values()}
     measured = [_measure(metric, methods, evidence) for metric in _metrics(methods, names)]
     _check_shared(measured[0])
-    changed = fairness.config_differences(methods)
-    axes = {
-        name: dict(zip(by, (next(iter(own.values())).value(a) for a in by), strict=True))
-        for name, own in methods.items()
-    }
     empty = Comparison(
         by=by,
         baseline=choices.baseline,
-        methods=tuple(Method(name, axes[name], changed[name]) for name in methods),
+        methods=_described(methods, by),
         runs=tuple(_told(run, by, evidence.get(run.path)) for run in runs),
         metrics=tuple(one.facts for one in measured),
-        scores=(),
-        pairs=(),
-        rankings=(),
-        strata=(),
         fairness=fair,
         values=_table(measured),
         alpha=choices.alpha,
@@ -119,11 +110,20 @@ def compare_runs(runs: Sequence[RecordedRun], choices: Choices) -> Comparison:
         bootstrap_seed=choices.seed,
         command=choices.command,
     )
-    found = empty
+    return _filled(empty, measured, choices)
+
+
+def _filled(found: Comparison, measured: Sequence[Measured], choices: Choices) -> Comparison:
     for one in measured:
         for label in one.facts.labels:
             found = _with_label(found, one, label, choices)
     return replace(found, notes=_notes(found))
+
+
+def _described(methods: Methods, by: Sequence[str]) -> tuple[Method, ...]:
+    changed = fairness.config_differences(methods)
+    axes = {name: next(iter(own.values())) for name, own in methods.items()}
+    return tuple(Method(name, {axis: run.value(axis) for axis in by}, changed[name]) for name, run in axes.items())
 
 
 def _ordered(methods: Methods, runs: Sequence[RecordedRun], by: Sequence[str], baseline: str | None) -> Methods:

@@ -324,14 +324,14 @@ class Comparison:
         methods: What is compared, the baseline first.
         runs: All runs, used or not.
         metrics: The metrics, the one that decides first.
-        scores: By metric, label and method.
-        pairs: By metric, label and pair.
-        rankings: By metric and label.
-        strata: By factor, level, metric, label and method.
         fairness: What the runs differ in beside the method.
         values: A line per run, case and label, with the columns "method", "fold", "seed", "case_id", "group", "metric",
             "label" and "value"; of metrics without a value per case "case_id" is empty and "value" is the group's
             pseudo-value.
+        scores: By metric, label and method.
+        pairs: By metric, label and pair.
+        rankings: By metric and label.
+        strata: By factor, level, metric, label and method.
         alpha: Level at which the rule decides.
         resamples: Of the bootstrap and of the permutations.
         bootstrap_seed: What they are drawn with.
@@ -344,12 +344,12 @@ class Comparison:
     methods: tuple[Method, ...]
     runs: tuple[Run, ...]
     metrics: tuple[MetricFacts, ...]
-    scores: tuple[Score, ...]
-    pairs: tuple[Pair, ...]
-    rankings: tuple[Ranking, ...]
-    strata: tuple[StratumScore, ...]
     fairness: Fairness
     values: pd.DataFrame = field(repr=False, compare=False)
+    scores: tuple[Score, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+    strata: tuple[StratumScore, ...] = ()
     alpha: float = 0.05
     resamples: int = 10_000
     bootstrap_seed: int = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medexp.compare import tables
 from medexp.compare.comparison import Comparison, Level
+from medexp.compare.sheets import Sheet, as_latex, as_markdown
 from medexp.compare.words import basis, summary, verdict
 from medexp.core.files import write_text
 
@@ -74,26 +75,26 @@ def _listed(lines: list[str]) -> list[str]:
 
 
 def _sections(found: Comparison) -> Iterator[str]:
-    yield f"## Methods\n\n{tables.as_markdown(tables.scores(found))}"
+    yield f"## Methods\n\n{as_markdown(tables.scores(found))}"
     for facts in found.metrics:
         yield f"## {facts.name}\n\nEstimated: {facts.estimand}.\n"
         if len(facts.labels) > 1:
-            yield tables.as_markdown(tables.labels(found, facts))
+            yield as_markdown(tables.labels(found, facts))
         for label in facts.labels:
             yield f"### {facts.name}, {label}\n"
             yield from _listed([verdict(pair, facts) for pair in found.pairs_of(facts.name, label)])
-            yield tables.as_markdown(tables.pairs(found, facts, label))
-            yield tables.as_markdown(tables.matrix(found, facts, label))
-            yield tables.as_markdown(tables.ranks(found, facts, label))
+            yield as_markdown(tables.pairs(found, facts, label))
+            yield as_markdown(tables.matrix(found, facts, label))
+            yield as_markdown(tables.ranks(found, facts, label))
             factors = dict.fromkeys(part.factor for part in found.strata if part.metric == facts.name)
             for factor in factors:
-                yield tables.as_markdown(tables.strata(found, facts, label, factor))
+                yield as_markdown(tables.strata(found, facts, label, factor))
 
 
 def _end(found: Comparison) -> Iterator[str]:
     sheet = tables.runs(found)
     if sheet.rows:
-        yield f"## Runs\n\n{tables.as_markdown(sheet)}"
+        yield f"## Runs\n\n{as_markdown(sheet)}"
     yield "## Configurations\n"
     yield from _listed(
         [f"{method.name}: {'; '.join(method.differences)}" for method in found.methods if method.differences]
@@ -119,14 +120,14 @@ def latex(found: Comparison) -> str:
     of_pairs = tables.pairs(found, facts, facts.labels[0])
     kept = ("pair", "verdict", "difference", "95 %", "p (Holm)", "could have shown")
     places = [of_pairs.columns.index(name) for name in kept]
-    short = tables.Sheet(of_pairs.title, kept, tuple(tuple(row[at] for at in places) for row in of_pairs.rows))
+    short = Sheet(of_pairs.title, kept, tuple(tuple(row[at] for at in places) for row in of_pairs.rows))
     values = f"Mean over labels, 95 % interval of a two-level bootstrap over groups and trainings.{rests}{forced}"
     verdicts = f"{facts.name}: {facts.estimand}. {_RULE}{forced}"
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
             f"% {found.command}",
-            tables.as_latex(tables.scores(found), values, "comparison"),
-            tables.as_latex(short, verdicts, "verdicts"),
+            as_latex(tables.scores(found), values, "comparison"),
+            as_latex(short, verdicts, "verdicts"),
         ]
     )

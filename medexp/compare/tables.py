@@ -1,52 +1,19 @@
-"""Tables of a comparison, once as plain sheets, then for the terminal, Markdown, LaTeX and CSV."""
+"""Tables of a comparison, as sheets and as frames."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from string import ascii_lowercase
 
 import pandas as pd
-from rich.table import Table
-from rich.text import Text
 
-from medexp.compare.comparison import Answer, Comparison, MetricFacts, Pair, Score, StratumScore
+from medexp.compare.comparison import Answer, Comparison, MetricFacts, Pair, Ranking, Score, StratumScore
+from medexp.compare.sheets import Sheet
 from medexp.compare.words import UNDEFINED, interval, number, p_value
 
 _SIGNS = {Answer.BETTER: "better", Answer.WORSE: "worse", Answer.NOT_SEPARABLE: "·"}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "·": r"$\cdot$",
-}
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of texts; the first column names the row.
-
-    Attributes:
-        title: What it shows.
-        columns: Headings.
-        rows: Cells.
-        bold: Cells to stand out, as (row, column).
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    bold: frozenset[tuple[int, int]] = frozenset()
 
 
 def scores(found: Comparison, label: str = "mean") -> Sheet:
@@ -205,28 +172,28 @@ def ranks(found: Comparison, facts: MetricFacts, label: str) -> Sheet:
         "joined",
     )
     title = f"{_heading(facts)}, {label}: ranks"
-    for ranking in found.rankings:
-        if (ranking.metric, ranking.label) != (facts.name, label):
-            continue
-        rows = [
-            (
-                name,
-                str(place + 1),
-                number(mean, facts.unit),
-                *(f"{share:.2f}" for share in (chance[0], sum(chance[:3]))),
-            )
-            + (number(rank), _letters(name, ranking.cliques))
-            for place, (name, mean, chance, rank) in enumerate(
-                zip(ranking.methods, ranking.means, ranking.chances, ranking.mean_ranks, strict=True)
-            )
-        ]
-        nemenyi = (
-            f"; mean ranks that share a letter differ by less than {ranking.critical_difference:.2f} (Nemenyi)"
-            if math.isfinite(ranking.critical_difference)
-            else ""
+    own = [one for one in found.rankings if (one.metric, one.label) == (facts.name, label)]
+    if not own:
+        return Sheet(f"{title} cannot be given", columns, ())
+    distance = own[0].critical_difference
+    title += f", Kendall's tau of resamples {own[0].tau:.2f}"
+    if math.isfinite(distance):
+        title += f"; mean ranks that share a letter differ by less than {distance:.2f} (Nemenyi)"
+    return Sheet(title, columns, tuple(_rank_rows(own[0], facts)))
+
+
+def _rank_rows(ranking: Ranking, facts: MetricFacts) -> Iterator[tuple[str, ...]]:
+    for place, name in enumerate(ranking.methods):
+        chances = ranking.chances[place]
+        yield (
+            name,
+            str(place + 1),
+            number(ranking.means[place], facts.unit),
+            f"{chances[0]:.2f}",
+            f"{sum(chances[:3]):.2f}",
+            number(ranking.mean_ranks[place]),
+            _letters(name, ranking.cliques),
         )
-        return Sheet(f"{title}, Kendall's tau of resamples {ranking.tau:.2f}{nemenyi}", columns, tuple(rows))
-    return Sheet(f"{title} cannot be given", columns, ())
 
 
 def _letters(method: str, cliques: Sequence[Sequence[str]]) -> str:
@@ -279,77 +246,6 @@ def runs(found: Comparison) -> Sheet:
         if not run.used or run.collapsed
     ]
     return Sheet("runs that did not finish or collapsed", ("method", "fold", "seed", "status", "what"), tuple(rows))
-
-
-def as_rich(sheet: Sheet) -> Table:
-    """The sheet for a terminal."""
-    table = Table(title=Text(sheet.title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for at, name in enumerate(sheet.columns):
-        table.add_column(Text(name), overflow="fold", justify="left" if at == 0 else "right")
-    for row, cells in enumerate(sheet.rows):
-        table.add_row(*(Text(cell, style="bold" if (row, at) in sheet.bold else "") for at, cell in enumerate(cells)))
-    return table
-
-
-def as_markdown(sheet: Sheet) -> str:
-    """The sheet as a Markdown table, with its title before it."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    rows = [
-        line([f"**{cell}**" if (row, at) in sheet.bold else cell for at, cell in enumerate(cells)])
-        for row, cells in enumerate(sheet.rows)
-    ]
-    rule = f"|{'---|'}{'--:|' * (len(sheet.columns) - 1)}"
-    return "\n".join([f"{sheet.title}", "", line(sheet.columns), rule, *rows]) + "\n"
-
-
-def as_latex(sheet: Sheet, caption: str, name: str) -> str:
-    """The sheet as a LaTeX table for the package booktabs.
-
-    Args:
-        sheet: The sheet.
-        caption: What stands below the table.
-        name: Name of the label.
-
-    Returns:
-        A table environment.
-    """
-    rows = [
-        " & ".join(
-            rf"\textbf{{{latex(cell)}}}" if (row, at) in sheet.bold else latex(cell) for at, cell in enumerate(cells)
-        )
-        for row, cells in enumerate(sheet.rows)
-    ]
-    body = [rf"{row} \\" for row in rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * (len(sheet.columns) - 1)}}}",
-            r"\toprule",
-            rf"{' & '.join(map(latex, sheet.columns))} \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{latex(caption)}}}",
-            rf"\label{{tab:{name}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def latex(text: str) -> str:
-    r"""A text with LaTeX's own characters escaped.
-
-    >>> latex("dice_ce 50 %")
-    'dice\\_ce 50 \\%'
-    """
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    return "".join({**_LATEX, **arrows}.get(character, character) for character in text)
 
 
 def scores_frame(found: Comparison) -> pd.DataFrame:
