@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +14,18 @@ from omegaconf import OmegaConf
 from medexp.compare import fairness, pairs
 from medexp.compare.bootstrap import Resampling
 from medexp.compare.collapse import collapsed
-from medexp.compare.comparison import Comparison, Method, MetricFacts, Run
+from medexp.compare.comparison import Comparison, Method, Run, StratumScore
+from medexp.compare.measured import Measured, Methods, measure
 from medexp.compare.ranks import ranking
-from medexp.compare.runs import RecordedRun, Training, by_method, method_axes, method_name
-from medexp.compare.strata import Factors, stratum_scores
-from medexp.compare.units import MEAN, Cells, Values, case_values, cells_of, evidence_rows, is_by_case, pseudo_values
+from medexp.compare.runs import RecordedRun, by_method, method_axes, method_name
+from medexp.compare.strata import Factors, parts, stratum_scores, with_groups
+from medexp.compare.units import MEAN, Cells, cells_of
 from medexp.core.errors import UsageError, did_you_mean
 from medexp.core.instantiate import instantiate, trust_folders
 from medexp.core.types import Metric
 
-Methods = dict[str, dict[Training, RecordedRun]]
+# Of the bootstrap within a part of the cases.
+_STRATUM_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,6 @@ class Choices:
             raise UsageError(f"--resamples needs 100 or more, got {self.resamples}")
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """A metric's values in every run.
-
-    Attributes:
-        facts: The metric.
-        values: By method, training, label and unit.
-        totals: The runs' own aggregates by method, training and label.
-    """
-
-    facts: MetricFacts
-    values: Mapping[str, Mapping[Training, Values]]
-    totals: Mapping[str, Mapping[Training, Mapping[str, float]]]
-
-
 def compare_runs(runs: Sequence[RecordedRun], choices: Choices) -> Comparison:
     """Compare methods by their runs.
 
@@ -95,7 +81,7 @@ def compare_runs(runs: Sequence[RecordedRun], choices: Choices) -> Comparison:
     names = _metric_names(methods, choices.metrics)
     fair = fairness.check(methods, by=by, metrics=names, force=choices.force)
     evidence = {run.path: run.evidence() for own in methods.values() for run in own.values()}
-    measured = [_measure(metric, methods, evidence) for metric in _metrics(methods, names)]
+    measured = [measure(metric, methods, evidence) for metric in _metrics(methods, names)]
     _check_shared(measured[0])
     empty = Comparison(
         by=by,
@@ -174,39 +160,6 @@ def _metrics(methods: Methods, names: Sequence[str]) -> list[Metric]:
     return [built[name] for name in names]
 
 
-def _measure(metric: Metric, methods: Methods, evidence: Mapping[Any, pd.DataFrame]) -> Measured:
-    values: dict[str, dict[Training, Values]] = {}
-    totals: dict[str, dict[Training, Mapping[str, float]]] = {}
-    by_case = is_by_case(metric)
-    for name, own in methods.items():
-        for training, run in own.items():
-            rows = evidence_rows(evidence[run.path], metric.name)
-            if rows:
-                found = case_values(rows, metric) if by_case else pseudo_values(rows, metric)
-                values.setdefault(name, {})[training] = found
-                totals.setdefault(name, {})[training] = metric.aggregate(rows)
-    every = dict.fromkeys(label for own in values.values() for found in own.values() for label in found)
-    labels = [label for label in every if label != MEAN]
-    facts = _facts(metric, [MEAN, *(labels if len(labels) > 1 else ())], labels, by_case)
-    return Measured(facts, values, totals)
-
-
-def _facts(metric: Metric, labels: Sequence[str], named: Sequence[str], by_case: bool) -> MetricFacts:
-    definition = metric.definition()
-    over = f"the only label, {named[0]}" if len(named) == 1 else f"the labels that a case has ({', '.join(named)})"
-    mean_of_cases = f'mean over cases of {metric.name} ("mean": of one case the mean over {over})'
-    pooled = f"mean over trainings of {metric.name} over all cases of a training ({definition.get('aggregation')})"
-    return MetricFacts(
-        name=metric.name,
-        better=str(definition.get("better", "higher" if metric.higher_is_better else "lower")),
-        unit=str(definition.get("unit", "")),
-        labels=tuple(labels),
-        by_case=by_case,
-        estimand=f"difference of the {mean_of_cases if by_case else pooled}, for groups and trainings like these",
-        definition=definition,
-    )
-
-
 def _check_shared(measured: Measured) -> None:
     """Every two methods need a case in common."""
     cells = cells_of(measured.values, MEAN)
@@ -273,21 +226,23 @@ def _with_label(found: Comparison, one: Measured, label: str, choices: Choices) 
         if facts.better in pairs.DIRECTIONS
         else None
     )
-    parts = stratum_scores(
-        cells,
-        choices.factors or {},
-        metric=facts.name,
-        label=label,
-        resamples=min(choices.resamples, 2_000),
-        seed=choices.seed,
-    )
     return replace(
         found,
         scores=(*found.scores, *judge.scores(totals)),
         pairs=(*found.pairs, *judge.pairs(chosen)),
         rankings=(*found.rankings, *([order] if order is not None else [])),
-        strata=(*found.strata, *parts),
+        strata=(*found.strata, *_strata(one, label, choices)),
     )
+
+
+def _strata(one: Measured, label: str, choices: Choices) -> Iterator[StratumScore]:
+    factors = with_groups(choices.factors or {}, one.group_of_case)
+    for factor, level, cases in parts(factors):
+        inside = one.within(cases)
+        if label in inside.labels:
+            names = (factor, level, one.facts.name, label)
+            resamples = min(choices.resamples, _STRATUM_RESAMPLES)
+            yield from stratum_scores(cells_of(inside.values, label), names, resamples=resamples, seed=choices.seed)
 
 
 def _pairs(cells: Cells, baseline: str | None) -> list[tuple[str, str]]:

@@ -94,7 +94,7 @@ def effect_size(differences: Float[np.ndarray, "groups"]) -> float:
 
 
 def permutation_p(
-    differences: Sequence[Float[np.ndarray, "groups"]], *, resamples: int, seed: int
+    differences: Sequence[Float[np.ndarray, "_"]], *, resamples: int, seed: int
 ) -> Float[np.ndarray, "pairs"]:
     """Two-sided p-values of flipping the signs of groups' differences, by their mean.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,36 +62,33 @@ def _levels(column: pd.Series, where: str) -> pd.Series:
     return pd.Series([None if math.isnan(v) else names[p] for v, p in zip(column, place, strict=True)], dtype=object)
 
 
-def with_groups(factors: Factors, cells: Cells) -> dict[str, Mapping[str, str]]:
-    """The factors, and the group as one where there are few groups of several cases (centres, scanners)."""
-    few = 2 <= len(cells.groups) <= _MOST_LEVELS and len(cells.units) >= 2 * len(cells.groups)
-    own = {unit: cells.groups[group] for unit, group in zip(cells.units, cells.group_of, strict=True)}
-    return {**({"group": own} if few else {}), **factors}
-
-
-def stratum_scores(
-    cells: Cells, factors: Factors, *, metric: str, label: str, resamples: int, seed: int
-) -> list[StratumScore]:
-    """Each method within each part of the cases.
+def with_groups(factors: Factors, group_of_case: Mapping[str, str]) -> Factors:
+    """The factors, and the group as one where there are few groups of several cases (centres, scanners).
 
     Args:
-        cells: Values by case.
-        factors: Level by case id, by factor; cases that it does not name are left out.
-        metric: Name of the metric.
-        label: Class or region, or "mean".
-        resamples: Of the bootstrap.
-        seed: What it is drawn with.
+        factors: Level by case id, by factor.
+        group_of_case: Group by case id.
 
     Returns:
-        A score by factor, level and method; levels in the order of their numbers.
+        The factors.
     """
-    found = []
-    for factor, level_of in with_groups(factors, cells).items():
-        of_unit = np.array([level_of.get(unit, "") for unit in cells.units], dtype=object)
-        for level in sorted(set(of_unit) - {""}, key=_by_number):
-            part = cells.select(of_unit == level)
-            found += _scores(part, (factor, level, metric, label), resamples=resamples, seed=seed)
-    return found
+    groups = set(group_of_case.values())
+    few = 2 <= len(groups) <= _MOST_LEVELS and len(group_of_case) >= 2 * len(groups)
+    return {**({"group": group_of_case} if few else {}), **factors}
+
+
+def parts(factors: Factors) -> Iterator[tuple[str, str, frozenset[str]]]:
+    """Factor, level and ids of the cases of each part; levels in the order of their numbers.
+
+    Args:
+        factors: Level by case id, by factor.
+
+    Yields:
+        A part.
+    """
+    for factor, level_of in factors.items():
+        for level in sorted(set(level_of.values()), key=_by_number):
+            yield factor, level, frozenset(case for case, own in level_of.items() if own == level)
 
 
 def _by_number(level: str) -> tuple[float, str]:
@@ -101,7 +98,20 @@ def _by_number(level: str) -> tuple[float, str]:
         return math.inf, level
 
 
-def _scores(part: Cells, names: Sequence[str], *, resamples: int, seed: int) -> list[StratumScore]:
+def stratum_scores(part: Cells, names: Sequence[str], *, resamples: int, seed: int) -> list[StratumScore]:
+    """Each method within a part of the cases.
+
+    Args:
+        part: Values of its cases (of its groups where the metric has no value per case).
+        names: Factor, level, metric and label.
+        resamples: Of the bootstrap.
+        seed: What it is drawn with.
+
+    Returns:
+        A score by method.
+    """
+    if not part.units:
+        return []
     factor, level, metric, label = names
     present = np.isfinite(part.values)
     low, high = interval(Resampling.of(part, resamples=resamples, seed=seed).means(list(part.values)))
