@@ -24,11 +24,12 @@ _STEPS = 400
 class Spread:
     """How sure a mean paired difference is.
 
-    The difference of a unit u in a training s is modelled as mean + group of u + training s + rest, with random groups,
-    trainings and rests. Its variance is the sum of two parts, each estimated between clusters: v_groups from the sums
-    of the groups, v_trainings from those of the trainings. For complete data these are the mean squares of groups and
-    of trainings over the number of values. The rest is in both parts; it is not subtracted, since the difference of
-    mean squares is negative by chance where it should say most.
+    The difference of a unit u in a training s on a training set f is modelled as mean + group of u + s + f + rest, with
+    random groups, trainings, training sets (folds) and rests. The variance of the mean is the sum of a part of the
+    groups, from the sums of the groups; one of the trainings, from their deviations within a fold; and, with several
+    folds, one of the training sets: what the folds differ by more than the first two explain. For complete data of one
+    fold the first two are the mean squares of groups and of trainings over the number of values. The rest is in both;
+    it is not subtracted, since the difference of mean squares is small by chance where it should be large.
 
     Attributes:
         mean: Mean over units of the unit's mean over its trainings.
@@ -38,6 +39,8 @@ class Spread:
         df_trainings: Its degrees of freedom; 0 where there is no such part.
         n_groups: Groups that were counted.
         training_sd: Standard deviation of the mean between trainings of a stratum; nan with one training in each.
+        v_sets: Part that is due to training sets; 0 where the folds differ by no more than the rest explains.
+        df_sets: Its degrees of freedom; 0 with one fold.
         reason: Why no variance can be estimated, or nothing.
     """
 
@@ -48,22 +51,28 @@ class Spread:
     df_trainings: int
     n_groups: int
     training_sd: float = math.nan
+    v_sets: float = 0.0
+    df_sets: int = 0
     reason: str = ""
+
+    @property
+    def _parts(self) -> Float[np.ndarray, "2 parts"]:
+        """Variances and their degrees of freedom."""
+        pairs = ((self.v_groups, self.df_groups), (self.v_trainings, self.df_trainings), (self.v_sets, self.df_sets))
+        return np.array([pair for pair in pairs if pair[1] > 0], dtype=float).reshape(-1, 2).T
 
     @property
     def standard_error(self) -> float:
         """Standard error of the mean."""
-        return math.nan if self.reason else math.sqrt(self.v_groups + (self.v_trainings if self.df_trainings else 0.0))
+        return math.nan if self.reason else math.sqrt(self._parts[0].sum())
 
     @property
     def df(self) -> float:
-        """Satterthwaite's degrees of freedom, (a + b)^2 / (a^2 / df_a + b^2 / df_b)."""
+        """Satterthwaite's degrees of freedom, (sum of v)^2 / (sum of v^2 / df)."""
         if self.reason or not self.standard_error:
             return math.nan
-        if not self.df_trainings:
-            return float(self.df_groups)
-        parts = self.v_groups**2 / self.df_groups + self.v_trainings**2 / self.df_trainings
-        return (self.v_groups + self.v_trainings) ** 2 / parts
+        variances, dfs = self._parts
+        return float(variances.sum() ** 2 / (variances**2 / dfs).sum())
 
     def half_width(self, alpha: float) -> float:
         """Half the width of the interval of level 1 - alpha.
@@ -83,8 +92,8 @@ class Spread:
             return math.nan if self.reason else 0.0
         if self.df_trainings != 1:
             return float(t.isf(alpha / 2, self.df)) * self.standard_error
-        quantiles = t.isf(alpha / 2, [self.df_groups, 1])
-        return math.sqrt(quantiles[0] ** 2 * self.v_groups + quantiles[1] ** 2 * self.v_trainings)
+        variances, dfs = self._parts
+        return math.sqrt((t.isf(alpha / 2, dfs) ** 2 * variances).sum())
 
     @property
     def p(self) -> float:
@@ -102,11 +111,12 @@ class Spread:
         return float(brentq(lambda p: self.half_width(p) - abs(self.mean), _SMALLEST_P, 1 - 1e-12, xtol=_SMALLEST_P))
 
     def smallest_difference(self, alpha: float, power: float = POWER) -> float:
-        """The true difference that would be found with a chance of `power`, given this standard error.
+        """The true difference that would be found with a chance of `power`, with as many groups and trainings.
 
-        It is the delta for which P(|Z + delta / se| > W h / se) = power, with a standard normal Z, and W^2 a chi-square
-        variable over its degrees of freedom, which are those of the mean: the estimated standard error is W se, and the
-        half width h at level alpha goes with it.
+        It is the delta for which P(|Z + delta / s| > W h / se) = power, with a standard normal Z, and W^2 a chi-square
+        variable over its degrees of freedom, which are those of the mean: the estimated standard error varies as W s,
+        and the half width h at level alpha goes with it. The true standard error s is not known; se over the median of
+        W is taken for it, which is as often too small as too large.
 
         Args:
             alpha: Level of the test.
@@ -118,13 +128,13 @@ class Spread:
         error = self.standard_error
         if not error > 0:
             return math.nan
-        critical = self.half_width(alpha) / error
-        scales = critical * np.sqrt(chi2.ppf((np.arange(_STEPS) + 0.5) / _STEPS, self.df) / self.df)
+        scales = np.sqrt(chi2.ppf((np.arange(_STEPS) + 0.5) / _STEPS, self.df) / self.df)
+        critical = self.half_width(alpha) / error * scales
 
         def lacking(shift: float) -> float:
-            return float(np.mean(norm.cdf(shift - scales) + norm.cdf(-shift - scales))) - power
+            return float(np.mean(norm.cdf(shift - critical) + norm.cdf(-shift - critical))) - power
 
-        return float(brentq(lacking, 0.0, scales.max() + 10.0)) * error
+        return float(brentq(lacking, 0.0, critical.max() + 10.0)) * error / float(np.median(scales))
 
 
 def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Integer[np.ndarray, "units"]) -> Spread:
@@ -132,8 +142,8 @@ def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Intege
 
     A unit weighs 1 / (number of units), shared by its trainings. Trainings that share no unit (folds) are strata:
     a training is compared with the others of its stratum only, and the variance between trainings is pooled over
-    strata. Where no stratum has two trainings, but there are several, a stratum is one cluster, which holds its groups
-    and its training; with one stratum and one training nothing says how another training would have come out.
+    strata. Where no stratum has two trainings, but there are several, a stratum is one cluster, which holds its groups,
+    its training and its training set; with one stratum and one training nothing says how another would have come out.
 
     Args:
         difference: First minus second; nan where there is none.
@@ -161,14 +171,21 @@ def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Intege
     if not df_trainings and n_strata < 2:
         return _unknown(mean, n_groups, "one training of each; how another seed would come out is not known")
     own = (weights * (d - mean)).sum(axis=1)
+    v_strata = _between(np.bincount(np.unique(of_unit, return_inverse=True)[1], own)) if n_strata > 1 else 0.0
     if not df_trainings:
-        v_strata = _between(np.bincount(np.unique(of_unit, return_inverse=True)[1], own))
         return Spread(mean, _floor(v_strata, tiny), n_strata - 1, math.nan, 0, n_groups)
-    v_groups = _between(np.bincount(group_of, own))
     variance, shares = _between_trainings(d, weights, of_training)
-    variance = _floor(variance, tiny)
+    v_groups, v_trainings = _floor(_between(np.bincount(group_of, own)), tiny), _floor(variance, tiny) * shares
     return Spread(
-        mean, _floor(v_groups, tiny), n_groups - 1, variance * shares, df_trainings, n_groups, math.sqrt(variance)
+        mean=mean,
+        v_groups=v_groups,
+        df_groups=n_groups - 1,
+        v_trainings=v_trainings,
+        df_trainings=df_trainings,
+        n_groups=n_groups,
+        training_sd=math.sqrt(_floor(variance, tiny)),
+        v_sets=_floor(v_strata - v_groups - v_trainings, tiny),
+        df_sets=n_strata - 1,
     )
 
 
