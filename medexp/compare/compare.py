@@ -20,6 +20,7 @@ from medexp.compare.ranks import ranking
 from medexp.compare.runs import RecordedRun, by_method, method_axes, method_name
 from medexp.compare.strata import Factors, parts, stratum_scores, with_groups
 from medexp.compare.units import MEAN, Cells, cells_of
+from medexp.compare.words import counted
 from medexp.core.errors import UsageError, did_you_mean
 from medexp.core.instantiate import instantiate, trust_folders
 from medexp.core.types import Metric
@@ -251,11 +252,27 @@ def _pairs(cells: Cells, baseline: str | None) -> list[tuple[str, str]]:
     return [(method, baseline) for method in cells.methods if method != baseline]
 
 
+def _undefined(found: Comparison) -> Iterator[str]:
+    """Cases that have a label's value by some methods and not by others."""
+    several = [facts.name for facts in found.metrics if len(facts.labels) > 1]
+    table = found.values[~(found.values["metric"].isin(several) & (found.values["label"] == MEAN))]
+    groups = table.groupby(["metric", "label", "fold", "seed", "case_id", "group"])["value"]
+    mixed = groups.count()[lambda defined: (defined > 0) & (defined < groups.size())].reset_index()
+    for (metric, label), lines in mixed.groupby(["metric", "label"], sort=False):
+        count = len(lines[["case_id", "group"]].drop_duplicates())
+        mean = (
+            f"; the {MEAN} of such a case is over its other labels, so look at each label" if metric in several else ""
+        )
+        yield (
+            f"{metric} of {label} is undefined by some methods and not by others in {counted(count, 'case')}, left out "
+            f"of the pairs of the label{mean}"
+        )
+
+
 def _notes(found: Comparison) -> tuple[str, ...]:
     """What a reader must know beside the tables."""
     unused = [run for run in found.runs if not run.used]
     fallen = [run for run in found.runs if run.collapsed]
-    left_out = sorted({f"{pair.metric}/{pair.label}" for pair in found.pairs if pair.left_out})
     known = {method.name for method in found.methods}
     absent = sorted({run.method for run in unused} - known)
     notes = []
@@ -267,8 +284,7 @@ def _notes(found: Comparison) -> tuple[str, ...]:
     if fallen:
         told = "; ".join(f"{run.method} fold {run.fold} seed {run.seed}: {', '.join(run.collapsed)}" for run in fallen)
         notes.append(f"{len(fallen)} runs collapsed and count like all others: {told}")
-    if left_out:
-        notes.append(f"cases that are undefined in one method are left out of its pairs in {', '.join(left_out)}")
+    notes += _undefined(found)
     if any(not facts.by_case for facts in found.metrics):
         pooled = ", ".join(facts.name for facts in found.metrics if not facts.by_case)
         notes.append(

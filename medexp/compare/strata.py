@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ Factors = Mapping[str, Mapping[str, str]]
 
 
 def read_factors(file: Path) -> dict[str, dict[str, str]]:
-    """What a table says of cases: a column of numbers parts them into thirds, another one by its words.
+    """What is known of cases: a column of numbers parts them into thirds, another one by its words.
 
     Args:
-        file: CSV with a column "case_id" and a column for each factor.
+        file: CSV with a column "case_id" and a column for each factor; or what `medexp data fingerprint --json` wrote,
+            whose factors are volume and number of the objects of each class.
 
     Returns:
         Level by case id, by factor.
@@ -34,8 +36,8 @@ def read_factors(file: Path) -> dict[str, dict[str, str]]:
         UsageError: The file cannot be read, has no such column, names a case twice, or a factor has too many levels.
     """
     try:
-        table = pd.read_csv(file, dtype={_CASE: str}, keep_default_na=True)
-    except (OSError, ValueError) as error:
+        table = _fingerprint(file) if file.suffix == ".json" else pd.read_csv(file, dtype={_CASE: str})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"--strata {file} cannot be read: {error}") from error
     if _CASE not in table or len(table.columns) < 2:
         raise UsageError(f"--strata {file} needs a column case_id and one for each factor, got {list(table.columns)}")
@@ -47,6 +49,17 @@ def read_factors(file: Path) -> dict[str, dict[str, str]]:
         for name in table.columns
         if name != _CASE
     }
+
+
+def _fingerprint(file: Path) -> pd.DataFrame:
+    """Volume and number of objects by case and class; a class that a case has not got has volume 0."""
+    lines = [
+        {_CASE: case[_CASE]}
+        | {f"{label} {what}": value for label, own in case["classes"].items() for what, value in own.items()}
+        for case in json.loads(file.read_text())["by_case"]
+    ]
+    table = pd.DataFrame(lines).fillna(0.0)
+    return table[[_CASE, *(name for name in table.columns if name != _CASE and table[name].nunique() > 1)]]
 
 
 def _levels(column: pd.Series, where: str) -> pd.Series:
