@@ -7,11 +7,13 @@ values$seed <- factor(values$seed)
 means <- aggregate(cbind(a, b, c) ~ case, data = values, FUN = mean)
 say <- function(name, value) cat(sprintf("%s=%.10g\n", name, value))
 
-signed <- function(distribution) {
-  pvalue(wilcoxsign_test(a ~ b, data = means, zero.method = "Pratt", distribution = distribution))
+signed <- function(data, distribution) {
+  pvalue(wilcoxsign_test(a ~ b, data = data, zero.method = "Pratt", distribution = distribution))
 }
-say("wilcoxon_asymptotic", signed("asymptotic"))
-say("wilcoxon_exact", signed("exact"))
+say("wilcoxon_exact", signed(means, "exact"))
+# Whole hundredths, so that there are ties and zeros.
+hundredths <- data.frame(a = round(100 * means$a), b = round(100 * means$b))
+say("wilcoxon_with_ties", signed(hundredths, "asymptotic"))
 
 pair <- data.frame(
   value = c(means$a, means$b),
