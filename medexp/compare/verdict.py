@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -113,10 +113,10 @@ class Spread:
     def smallest_difference(self, alpha: float, power: float = POWER) -> float:
         """The true difference that would be found with a chance of `power`, with as many groups and trainings.
 
-        It is the delta for which P(|Z + delta / s| > W h / se) = power, with a standard normal Z, and W^2 a chi-square
+        It is the delta for which P(|Z + delta / s| > W h / s) = power, with a standard normal Z, and W^2 a chi-square
         variable over its degrees of freedom, which are those of the mean: the estimated standard error varies as W s,
-        and the half width h at level alpha goes with it. The true standard error s is not known; se over the median of
-        W is taken for it, which is as often too small as too large.
+        and the half width h at level alpha goes with it. What the variances really are is not known; each is taken at
+        its median-unbiased estimate, which is as often too small as too large.
 
         Args:
             alpha: Level of the test.
@@ -125,16 +125,27 @@ class Spread:
         Returns:
             The difference in the metric's unit, positive; nan where there is no standard error.
         """
-        error = self.standard_error
-        if not error > 0:
+        if not self.standard_error > 0:
             return math.nan
-        scales = np.sqrt(chi2.ppf((np.arange(_STEPS) + 0.5) / _STEPS, self.df) / self.df)
-        critical = self.half_width(alpha) / error * scales
+        likely = self._likely
+        scales = np.sqrt(chi2.ppf((np.arange(_STEPS) + 0.5) / _STEPS, likely.df) / likely.df)
+        critical = likely.half_width(alpha) / likely.standard_error * scales
 
         def lacking(shift: float) -> float:
             return float(np.mean(norm.cdf(shift - critical) + norm.cdf(-shift - critical))) - power
 
-        return float(brentq(lacking, 0.0, critical.max() + 10.0)) * error / float(np.median(scales))
+        return float(brentq(lacking, 0.0, critical.max() + 10.0)) * likely.standard_error
+
+    @property
+    def _likely(self) -> Spread:
+        """The same with variances that are as often too small as too large; an estimate of few degrees is too small."""
+        factors = [df / chi2.median(df) if df else 1.0 for df in (self.df_groups, self.df_trainings, self.df_sets)]
+        return replace(
+            self,
+            v_groups=self.v_groups * factors[0],
+            v_trainings=self.v_trainings * factors[1],
+            v_sets=self.v_sets * factors[2],
+        )
 
 
 def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Integer[np.ndarray, "units"]) -> Spread:
