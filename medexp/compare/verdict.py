@@ -165,37 +165,47 @@ def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Intege
     """
     present = np.isfinite(difference)
     used_units, used_trainings = present.any(axis=1), present.any(axis=0)
-    d, group_of = difference[used_units][:, used_trainings], group_of[used_units]
     present = present[used_units][:, used_trainings]
-    if not d.size:
+    if not present.size:
         return _unknown(math.nan, 0, "no case is defined in both")
-    weights = present / present.sum(axis=1, keepdims=True) / len(d)
-    d = np.where(present, d, 0.0)
+    weights = present / present.sum(axis=1, keepdims=True) / len(present)
+    d = np.where(present, difference[used_units][:, used_trainings], 0.0)
     mean = float((weights * d).sum())
-    _, group_of = np.unique(group_of, return_inverse=True)
+    _, group_of = np.unique(group_of[used_units], return_inverse=True)
     n_groups = int(group_of.max()) + 1
     if n_groups < 2:
         return _unknown(mean, n_groups, "one group")
-    tiny = (_ROUNDING * max(1e-300, float(np.abs(d).max()))) ** 2
-    of_unit, of_training = strata_of(present)
-    n_strata, df_trainings = len(np.unique(of_training)), present.shape[1] - len(np.unique(of_training))
-    if not df_trainings and n_strata < 2:
+    if present.shape[1] < 2:
         return _unknown(mean, n_groups, "one training of each; how another seed would come out is not known")
+    return _estimated(d, weights, group_of, mean)
+
+
+def _estimated(
+    d: Float[np.ndarray, "units trainings"],
+    weights: Float[np.ndarray, "units trainings"],
+    group_of: Integer[np.ndarray, "units"],
+    mean: float,
+) -> Spread:
+    """The spread of several groups and trainings."""
+    of_unit, of_training = strata_of(weights > 0)
+    n_groups, n_strata = int(group_of.max()) + 1, len(np.unique(of_training))
     own = (weights * (d - mean)).sum(axis=1)
-    v_strata = _between(np.bincount(np.unique(of_unit, return_inverse=True)[1], own)) if n_strata > 1 else 0.0
-    if not df_trainings:
-        return Spread(mean, _floor(v_strata, tiny), n_strata - 1, math.nan, 0, n_groups)
+    tiny = (_ROUNDING * max(1e-300, float(np.abs(d).max()))) ** 2
+    v_strata = _between(np.bincount(np.unique(of_unit, return_inverse=True)[1], own), tiny)
+    if n_strata == d.shape[1]:
+        return Spread(mean, v_strata, n_strata - 1, math.nan, 0, n_groups)
+    v_groups = _between(np.bincount(group_of, own), tiny)
     variance, shares = _between_trainings(d, weights, of_training)
-    v_groups, v_trainings = _floor(_between(np.bincount(group_of, own)), tiny), _floor(variance, tiny) * shares
+    variance = _above(variance, tiny)
     return Spread(
         mean=mean,
         v_groups=v_groups,
         df_groups=n_groups - 1,
-        v_trainings=v_trainings,
-        df_trainings=df_trainings,
+        v_trainings=variance * shares,
+        df_trainings=d.shape[1] - n_strata,
         n_groups=n_groups,
-        training_sd=math.sqrt(_floor(variance, tiny)),
-        v_sets=_floor(v_strata - v_groups - v_trainings, tiny),
+        training_sd=math.sqrt(variance),
+        v_sets=_above(v_strata - v_groups - variance * shares, tiny),
         df_sets=n_strata - 1,
     )
 
@@ -204,13 +214,15 @@ def _unknown(mean: float, n_groups: int, reason: str) -> Spread:
     return Spread(mean, math.nan, 0, math.nan, 0, n_groups, reason=reason)
 
 
-def _floor(variance: float, tiny: float) -> float:
+def _above(variance: float, tiny: float) -> float:
+    """The variance, or 0 where it is rounding or negative."""
     return variance if variance > tiny else 0.0
 
 
-def _between(sums: Float[np.ndarray, "clusters"]) -> float:
-    """Variance of the sum of independent clusters' sums, which add up to 0 here."""
-    return float(len(sums) / (len(sums) - 1) * (sums**2).sum())
+def _between(sums: Float[np.ndarray, "clusters"], tiny: float) -> float:
+    """Variance of the sum of independent clusters' sums, which add up to 0 here; 0 with one cluster."""
+    count = len(sums)
+    return _above(float(count / (count - 1) * (sums**2).sum()), tiny) if count > 1 else 0.0
 
 
 def _between_trainings(
