@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from medexp.compare import tables
 from medexp.compare.comparison import Comparison, Level
+from medexp.compare.figures import draw_critical_difference
 from medexp.compare.sheets import Sheet, as_latex, as_markdown
 from medexp.compare.words import basis, summary, verdict
 from medexp.core.files import write_text
@@ -20,6 +22,8 @@ _RULE = (
 
 def write_files(found: Comparison, folder: Path) -> list[Path]:
     """Write comparison.csv, pairs.csv, cases.csv, comparison.md and comparison.tex.
+
+    With three methods or more also critical_difference.svg, of the first metric that ranks methods within cases.
 
     Args:
         found: The comparison.
@@ -37,7 +41,9 @@ def write_files(found: Comparison, folder: Path) -> list[Path]:
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [folder / name for name in texts]
+    files = [folder / name for name in texts]
+    drawn = [ranking for ranking in found.rankings if math.isfinite(ranking.critical_difference)]
+    return [*files, *(draw_critical_difference(one, folder / "critical_difference.svg") for one in drawn[:1])]
 
 
 def markdown(found: Comparison) -> str:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import friedmanchisquare
 
 from medexp.compare.bootstrap import Resampling
 from medexp.compare.comparison import Ranking
+from medexp.compare.figures import draw_critical_difference
 from medexp.compare.ranks import cliques, critical_difference, ranking
 from medexp.compare.units import Cells
 
@@ -67,6 +70,15 @@ def test_methods_are_not_ranked_within_cases_that_have_no_value_of_their_own() -
     found = _ranking(np.random.default_rng(5).normal(size=(3, 20, 2)), by_case=False)
     assert np.isnan(found.mean_ranks).all()
     assert found.cliques == ()
+
+
+def test_the_diagram_names_every_method_with_its_mean_rank(tmp_path: Path) -> None:
+    found = _ranking(np.random.default_rng(6).normal(size=(4, 20, 2)))
+    svg = draw_critical_difference(found, tmp_path / "cd.svg").read_text()
+    for name, rank in zip(found.methods, found.mean_ranks, strict=True):
+        assert f"{name}  {rank:.2f}" in svg or f"{rank:.2f}  {name}" in svg
+    assert f"CD {found.critical_difference:.2f}" in svg
+    assert svg == draw_critical_difference(found, tmp_path / "again.svg").read_text()
 
 
 def test_cliques_are_the_largest_sets_within_the_critical_difference() -> None:
