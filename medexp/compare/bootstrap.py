@@ -109,3 +109,19 @@ def interval(
     safe = np.where(enough, resampled, 0.0)
     low, high = np.nanquantile(safe, [0.025, 0.975], axis=0)
     return np.where(enough, low, math.nan), np.where(enough, high, math.nan)
+
+
+def within_unit(
+    ends: tuple[Float[np.ndarray, "arrays"], Float[np.ndarray, "arrays"]], unit: str
+) -> tuple[Float[np.ndarray, "arrays"], Float[np.ndarray, "arrays"]]:
+    """Ends of intervals of values, not of differences: a fraction stays between 0 and 1, where pseudo-values need not.
+
+    Args:
+        ends: Lower and upper ends.
+        unit: Unit of the values.
+
+    Returns:
+        The ends.
+    """
+    low, high = (np.clip(end, 0.0, 1.0) if unit == "fraction" else end for end in ends)
+    return low, high

@@ -243,7 +243,9 @@ def _strata(one: Measured, label: str, choices: Choices) -> Iterator[StratumScor
         if label in inside.labels:
             names = (factor, level, one.facts.name, label)
             resamples = min(choices.resamples, _STRATUM_RESAMPLES)
-            yield from stratum_scores(cells_of(inside.values, label), names, resamples=resamples, seed=choices.seed)
+            yield from stratum_scores(
+                cells_of(inside.values, label), names, unit=one.facts.unit, resamples=resamples, seed=choices.seed
+            )
 
 
 def _pairs(cells: Cells, baseline: str | None) -> list[tuple[str, str]]:

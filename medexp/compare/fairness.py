@@ -25,7 +25,7 @@ BUDGET = (
 )
 # Where the initial weights, or the order of the data, may differ because the configuration does.
 _SETS_WEIGHTS = ("model", "init_from", "init_skip", "task", "dataset.source", "dataset.patch_size")
-_SETS_ORDER = ("dataset", "augmentation", "trainer.accumulate", "trainer.devices", "trainer.num_nodes")
+_SETS_ORDER = ("dataset", "augmentation", *BUDGET)
 _SHOWN = 4
 _NO_MATTER = ("seed", "fold", "overlays", "save_predictions", "callbacks", "metrics", "threads")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medexp.compare.bootstrap import Resampling, interval
+from medexp.compare.bootstrap import Resampling, interval, within_unit
 from medexp.compare.comparison import Answer, Description, MetricFacts, Pair, Score, Verdict
 from medexp.compare.paired_tests import (
     effect_size,
@@ -60,7 +60,7 @@ class Judge:
         Returns:
             The scores, in the order of the methods.
         """
-        low, high = interval(self.resampling.means(list(self.cells.values)))
+        low, high = within_unit(interval(self.resampling.means(list(self.cells.values))), self.facts.unit)
         found = []
         for place, (method, values) in enumerate(zip(self.cells.methods, self.cells.values, strict=True)):
             spread = spread_of(values, self.cells.group_of)

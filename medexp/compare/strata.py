@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medexp.compare.bootstrap import Resampling, interval
+from medexp.compare.bootstrap import Resampling, interval, within_unit
 from medexp.compare.comparison import StratumScore
 from medexp.compare.units import Cells
 from medexp.core.errors import UsageError
@@ -111,12 +111,13 @@ def _by_number(level: str) -> tuple[float, str]:
         return math.inf, level
 
 
-def stratum_scores(part: Cells, names: Sequence[str], *, resamples: int, seed: int) -> list[StratumScore]:
+def stratum_scores(part: Cells, names: Sequence[str], *, unit: str, resamples: int, seed: int) -> list[StratumScore]:
     """Each method within a part of the cases.
 
     Args:
         part: Values of its cases (of its groups where the metric has no value per case).
         names: Factor, level, metric and label.
+        unit: Unit of the values.
         resamples: Of the bootstrap.
         seed: What it is drawn with.
 
@@ -127,12 +128,13 @@ def stratum_scores(part: Cells, names: Sequence[str], *, resamples: int, seed: i
         return []
     factor, level, metric, label = names
     present = np.isfinite(part.values)
-    low, high = interval(Resampling.of(part, resamples=resamples, seed=seed).means(list(part.values)))
+    means = Resampling.of(part, resamples=resamples, seed=seed).means(list(part.values))
+    low, high = within_unit(interval(means), unit)
     found = []
     for place, method in enumerate(part.methods):
         counts = present[place].sum(axis=1)
         used = counts > 0
-        means = np.where(present[place], part.values[place], 0.0).sum(axis=1)[used] / counts[used]
+        of_units = np.where(present[place], part.values[place], 0.0).sum(axis=1)[used] / counts[used]
         one_group = len(np.unique(part.group_of[used])) < 2
         found.append(
             StratumScore(
@@ -141,7 +143,7 @@ def stratum_scores(part: Cells, names: Sequence[str], *, resamples: int, seed: i
                 metric=metric,
                 label=label,
                 method=method,
-                value=float(means.mean()) if len(means) else math.nan,
+                value=float(of_units.mean()) if len(of_units) else math.nan,
                 low=math.nan if one_group else float(low[place]),
                 high=math.nan if one_group else float(high[place]),
                 n_cases=int(used.sum()),

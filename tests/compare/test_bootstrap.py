@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_up_rows import auroc_rows
 from scipy.stats import bootstrap
+from sklearn.metrics import roc_auc_score
 
 from medexp.compare import bootstrap as ours
-from medexp.compare.bootstrap import Resampling, interval
-from medexp.compare.units import Cells
+from medexp.compare.bootstrap import Resampling, interval, within_unit
+from medexp.compare.units import Cells, pseudo_values
+from medexp.metrics.auroc import AUROC
 
 
 def _cells(values: np.ndarray, group_of: np.ndarray | None = None) -> Cells:
@@ -61,6 +64,22 @@ def test_resamples_of_two_arrays_use_the_same_draws() -> None:
     values = np.random.default_rng(4).normal(size=(10, 3))
     found = Resampling.of(_cells(values), resamples=200, seed=0).means([values, values + 1.0])
     assert found[:, 1] - found[:, 0] == pytest.approx(1.0)
+
+
+def test_pseudo_values_are_resampled_as_an_area_that_is_computed_anew() -> None:
+    random = np.random.default_rng(5)
+    truths = np.arange(90) % 3 == 0
+    scores = random.normal(size=90) + truths
+    pseudo = np.array(list(pseudo_values(auroc_rows(truths, scores), AUROC())["ill"].values()))
+    drawn = random.integers(0, 90, size=(600, 90))
+    anew = [roc_auc_score(truths[own], scores[own]) for own in drawn]
+    assert _means(pseudo[:, None]).std() == pytest.approx(np.std(anew), rel=0.1)
+
+
+def test_the_interval_of_a_fraction_stays_between_0_and_1() -> None:
+    low, high = within_unit((np.array([-0.1, 0.2]), np.array([0.5, 1.1])), "fraction")
+    assert (low.tolist(), high.tolist()) == ([0.0, 0.2], [0.5, 1.0])
+    assert within_unit((np.array([-0.1]), np.array([7.0])), "mm")[1].tolist() == [7.0]
 
 
 def test_an_interval_that_is_mostly_undefined_is_undefined() -> None:

@@ -94,8 +94,10 @@ def test_a_budget_that_is_what_is_compared_is_no_fault(pair: Callable[..., Compa
         first_axes={"trainer.max_steps": "10"},
         axes={"trainer.max_steps": "20"},
         config={"trainer.max_steps": 20},
+        fingerprint={"data_order": "x" * 64},
     )
-    assert [finding.what for finding in found.fairness.of(Level.NOTE)] == ["budget"]
+    assert [finding.what for finding in found.fairness.findings] == ["budget", "order of the data"]
+    assert {finding.level for finding in found.fairness.findings} == {Level.NOTE}
 
 
 def test_trainings_of_one_method_need_one_configuration(write_run: WriteRun, tmp_path: Path) -> None:
