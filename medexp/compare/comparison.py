@@ -84,7 +84,7 @@ class Run:
         method: Name of its method.
         fold: Number of the held-out fold, as written in its configuration.
         seed: Its seed, as written in its configuration.
-        status: "finished", "failed", "killed", "running" or "damaged"; only finished runs are used.
+        status: State in a word, as `medexp status` tells it; only finished runs are used.
         problem: Why it is not used; empty for a finished one.
         collapsed: What of it collapsed, in words; see `medexp.compare.collapse`. It is used all the same.
         minutes: Time spent, summed over resumptions.

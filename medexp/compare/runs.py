@@ -52,7 +52,7 @@ class RecordedRun:
     @property
     def finished(self) -> bool:
         """Whether its results are complete."""
-        return self.state.record is not None and self.record.status is Status.FINISHED
+        return self.state.record is not None and self.state.status == Status.FINISHED
 
     @property
     def training(self) -> Training:
