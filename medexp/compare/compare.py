@@ -104,7 +104,8 @@ def _filled(found: Comparison, measured: Sequence[Measured], choices: Choices) -
     for one in measured:
         for label in one.facts.labels:
             found = _with_label(found, one, label, choices)
-    return replace(found, notes=_notes(found))
+    strata = tuple(part for one in measured for part in _strata(one, choices))
+    return replace(found, strata=strata, notes=_notes(found))
 
 
 def _described(methods: Methods, by: Sequence[str]) -> tuple[Method, ...]:
@@ -232,15 +233,15 @@ def _with_label(found: Comparison, one: Measured, label: str, choices: Choices) 
         scores=(*found.scores, *judge.scores(totals)),
         pairs=(*found.pairs, *judge.pairs(chosen)),
         rankings=(*found.rankings, *([order] if order is not None else [])),
-        strata=(*found.strata, *_strata(one, label, choices)),
     )
 
 
-def _strata(one: Measured, label: str, choices: Choices) -> Iterator[StratumScore]:
+def _strata(one: Measured, choices: Choices) -> Iterator[StratumScore]:
+    """Each part of the cases, in which the metric is aggregated anew; labels that a part has not got are left out."""
     factors = with_groups(choices.factors or {}, one.group_of_case)
     for factor, level, cases in parts(factors):
         inside = one.within(cases)
-        if label in inside.labels:
+        for label in one.labels:
             names = (factor, level, one.facts.name, label)
             resamples = min(choices.resamples, _STRATUM_RESAMPLES)
             yield from stratum_scores(

@@ -71,28 +71,12 @@ def write_run(tmp_path: Path) -> Callable[..., RunFolder]:
         own_axes = {"loss": loss, "fold": str(fold), "seed": str(seed), **(axes or {})}
         folder = run_folder(tmp_path / "runs", study, own_axes)
         folder.path.mkdir(parents=True)
-        settings = copy.deepcopy(_CONFIG) | {
-            "seed": seed,
-            "fold": fold,
-            "loss": {"name": loss},
-            "options": {"loss": loss},
-        }
-        settings["metrics"] = {name: METRICS[name] for name in names}
-        for key, value in (config or {}).items():
-            _set(settings, key.split("."), value)
-        folder.config.write_text(yaml.safe_dump(settings))
-        facts = {
-            "data": "d" * 64,
-            "split": f"{fold}" * 64,
-            "initial_weights": f"{seed}" * 64,
-            "data_order": f"{seed + 1}" * 64,
-            **(fingerprint or {}),
-        }
+        folder.config.write_text(yaml.safe_dump(_settings(names, loss, fold, seed, config or {})))
+        facts = {"data": "d" * 64, "split": f"{fold}" * 64, "initial_weights": f"{seed}" * 64, "data_order": f"o{seed}"}
         definitions = {name: instantiate(OmegaConf.create(METRICS[name]), name).definition() for name in names}
-        told = {"status": Status.FINISHED, "part": "val", "precision": "32-true", "metrics": definitions} | (
-            record or {}
-        )
-        folder.write(Record(study=study, axes=own_axes, fingerprint=facts, **told))
+        told = {"status": Status.FINISHED, "part": "val", "precision": "32-true", "metrics": definitions}
+        told |= {"fingerprint": facts | (fingerprint or {})} | (record or {})
+        folder.write(Record(study=study, axes=own_axes, **told))
         pd.DataFrame([vars(row) for row in rows]).to_csv(folder.evidence, index=False)
         pd.DataFrame({"epoch": [0, 1], "step": [5, 10], "train/loss": [1.0, 0.5]}).to_csv(folder.history, index=False)
         return folder
@@ -122,6 +106,15 @@ def dice_study(write_run: Callable[..., RunFolder]) -> Callable[..., None]:
                     write_run(dice_rows(values, prefix=f"f{fold}"), loss=loss, fold=fold, seed=seed, **knobs)
 
     return write
+
+
+def _settings(names: Sequence[str], loss: str, fold: int, seed: int, changed: dict[str, Any]) -> dict[str, Any]:
+    settings = copy.deepcopy(_CONFIG)
+    settings |= {"seed": seed, "fold": fold, "loss": {"name": loss}, "options": {"loss": loss}}
+    settings["metrics"] = {name: METRICS[name] for name in names}
+    for key, value in changed.items():
+        _set(settings, key.split("."), value)
+    return settings
 
 
 def _set(settings: dict[str, Any], parts: list[str], value: Any) -> None:
