@@ -76,6 +76,16 @@ def crossed(
     return draw
 
 
+def heavy_tailed(n: int, seeds: int, seed_sd: float) -> Draw:
+    """The same where cases, seeds and rest have Student's distribution with three degrees of freedom."""
+
+    def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        case, seed, rest = (random.standard_t(3, size=size) / math.sqrt(3) for size in ((n, 1), (1, seeds), (n, seeds)))
+        return case * _CASE_SD + seed * seed_sd * math.sqrt(2) + rest * _REST_SD, np.arange(n)
+
+    return draw
+
+
 def folded(n: int, folds: int, seeds: int, seed_sd: float, *, training_set_sd: float = 0.0, lost: float = 0.0) -> Draw:
     """Differences in a cross-validation; each fold and seed is a training of its own. `lost` cells are missing."""
 
@@ -222,6 +232,8 @@ def other_designs() -> Iterator[tuple[str, Draw]]:
     yield "3 seeds, 260 cases, seed SD .021, SD of cases .05, rest .02", crossed(260, 3, 0.021, rest_sd=0.02)
     yield "3 seeds, 52 cases, seed SD .010, SD of cases .02, rest .05", crossed(52, 3, 0.010, case_sd=0.02)
     yield "3 seeds, 130 patients of 2 cases, seed SD .010", crossed(260, 3, 0.010, per_group=2)
+    yield "3 seeds, 52 cases, seed SD .010, heavy tails (Student's t, 3 df)", heavy_tailed(52, 3, 0.010)
+    yield "3 seeds, 260 cases, seed SD .010, heavy tails (Student's t, 3 df)", heavy_tailed(260, 3, 0.010)
     yield "5 folds, 3 seeds each, 260 cases, seed SD .010", folded(260, 5, 3, 0.010)
     yield "the same, a tenth of the values missing", folded(260, 5, 3, 0.010, lost=0.1)
     yield "5 folds, 1 seed each, 260 cases, seed SD .010", folded(260, 5, 1, 0.010)
