@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "lr-find": ("medexp.cli.lr_find", "lr_find", "suggest a learning rate from a short training in which it rises"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
+    "compare": ("medexp.cli.compare", "compare_command", "say which method is better, worse or not separable"),
     "show": ("medexp.cli.show", "show_command", "draw cases of a run: reference, prediction, and where they differ"),
     "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),
     "tune-postprocessing": (
@@ -30,6 +31,7 @@ _EXAMPLES = """examples:
   medexp train quickstart loss=focal optimizer.lr=0.01  the same with other knobs
   medexp train -m quickstart loss=dice,focal seed=0..2  a sweep; the same command again does what is left
   medexp status quickstart                            its runs
+  medexp compare quickstart --by loss                 which loss is better, if one is
   medexp show runs/quickstart/default                 its worst case, drawn
   medexp data check dataset=msd dataset.root=FOLDER   what is wrong with a dataset, in one pass
 
