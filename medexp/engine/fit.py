@@ -270,7 +270,8 @@ class _Job:
         self.record.status, self.record.error, self.record.ended = status, error, now()
         self.folder.write(self.record)
         cases = Run(self.folder.path).cases if self.record.results else None
-        self.tracking.end(exit_code, Outcome(status.value, self.record.results, cases))
+        finished = self.folder if status is Status.FINISHED else None
+        self.tracking.end(exit_code, Outcome(status.value, self.record.results, cases), record=finished)
 
     def _track(self) -> None:
         """Tell the tracker of this run what it may know."""
@@ -278,7 +279,7 @@ class _Job:
             return
         study, data = Study(Path(self.config.paths.runs), self.config.study), self.parts.data
         salt = study.pin("case_salt", lambda: (secrets.token_hex(16), "hides the ids of cases from trackers"))
-        rename = self.tracking.names_of(data.cases, salt=salt)
+        rename = self.tracking.names_of(data.report.cases, salt=salt)
         run = described(self.record, self.plain, self.parts.module, folder=self.folder.path, rename=rename)
         self.tracking.begin(run, public=data.source.public, rename=rename)
 

@@ -12,7 +12,8 @@ from pictures import image_of, predicted
 
 from medexp.core.errors import UsageError
 from medexp.core.types import Case
-from medexp.engine.tracking import HIDDEN_PATH, Outcome, Picture, TrackedRun, Tracking, for_others, hashed
+from medexp.engine.shared_record import HIDDEN_PATH, for_others, hashed
+from medexp.engine.tracking import Outcome, Picture, TrackedRun, Tracking
 
 SALT = "00112233445566778899aabbccddeeff"
 RUN = TrackedRun(

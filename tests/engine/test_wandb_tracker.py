@@ -26,6 +26,7 @@ from medexp.core.record import Status
 from medexp.engine.overlays import ShownSlice
 from medexp.engine.run import Run
 from medexp.engine.tracking import Picture
+from medexp.engine.wandb_session import resolved_mode
 from medexp.engine.wandb_tracker import WandbTracker, _masks
 
 _TRACKED = ("tracking=wandb", "tracking.tracker.system_metrics=false", "tracking.every_steps=2", "overlays=1")
@@ -243,11 +244,11 @@ def test_a_tracker_in_trouble_changes_nothing(trouble, tmp_path: Path, monkeypat
 def test_without_a_key_a_run_is_offline_and_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert WandbTracker(**_KNOBS)._mode() == "offline"
+    assert resolved_mode("auto") == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert WandbTracker(**_KNOBS)._mode() == "online"
+    assert resolved_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert WandbTracker(**_KNOBS)._mode() == "disabled"
+    assert resolved_mode("auto") == "disabled"
 
 
 @pytest.mark.parametrize(

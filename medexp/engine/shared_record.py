@@ -1,0 +1,146 @@
+"""A run's record for others' eyes: enough to be compared, without paths, and with other names for cases and patients."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from medexp.core.config import comparable
+from medexp.core.record import Record, RunFolder
+
+HIDDEN_PATH = "(path)"
+# The record's texts that a user or a dataset may have written; all others come from medexp itself.
+_FREE_TEXTS = ("axes", "notes", "error")
+_WHO = ("case_id", "group")
+# Knobs that change what is written beside the figures, and not the figures.
+_NOISE = frozenset({"overlays", "pictures", "save_predictions"})
+
+
+def hashed(name: str, *, salt: str) -> str:
+    """What stands for the id of a case or a patient: the same in a study, and of no use without its salt.
+
+    Args:
+        name: The id.
+        salt: The study's own secret, in hexadecimal digits.
+
+    Returns:
+        Twelve hexadecimal digits.
+    """
+    return hashlib.blake2b(name.encode(), key=bytes.fromhex(salt), digest_size=6).hexdigest()
+
+
+def for_others(config: Mapping[str, Any], *, harmless: Set[str], rename: Mapping[str, str]) -> dict[str, Any]:
+    """A plain configuration for others' eyes: no paths, and ids of cases by other names, also inside of texts.
+
+    A text with a slash or a backslash counts as a path.
+
+    Args:
+        config: Plain mappings, lists and values.
+        harmless: Texts that are told as they are.
+        rename: What stands for the id of each case and group.
+
+    Returns:
+        The same structure.
+    """
+    pattern = names_in("\0".join(_texts(config)), rename)
+
+    def public(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {public(key): public(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [public(item) for item in value]
+        if not isinstance(value, str) or value in harmless:
+            return value
+        if "/" in value or "\\" in value:
+            return HIDDEN_PATH
+        return value if pattern is None else pattern.sub(lambda found: rename[found[0]], value)
+
+    told: dict[str, Any] = public(config)
+    return told
+
+
+def names_in(text: str, rename: Mapping[str, str]) -> re.Pattern[str] | None:
+    """What finds the ids of cases and groups in a text as whole words; None where it has none of them.
+
+    Args:
+        text: The text.
+        rename: What stands for the id of each case and group.
+
+    Returns:
+        A pattern of the ids that the text has, longer ones first.
+    """
+    present = sorted((name for name in rename if name in text), key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, present))})(?!\w)") if present else None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def told_config(config: Mapping[str, Any], record: Record, *, rename: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration that others may know: what is computed, without places and pictures.
+
+    Args:
+        config: The resolved configuration, plain.
+        record: The run's record.
+        rename: What stands for the id of each case and group.
+
+    Returns:
+        The configuration with the user's overrides as `axes`, the options and the study.
+    """
+    options = config["options"]
+    harmless = {*options.values(), *(f"val/{metric}" for metric in config["metrics"])}
+    computed = {key: value for key, value in comparable(config).items() if key not in _NOISE}
+    told = for_others({**computed, "axes": record.axes}, harmless=harmless, rename=rename)
+    return {**told, "options": options, "study": record.study}
+
+
+def shared_record(folder: RunFolder, *, rename: Mapping[str, str]) -> dict[str, bytes]:
+    """The files of a finished run that a comparison reads, for others' eyes.
+
+    Args:
+        folder: The run.
+        rename: What stands for the id of each case and group.
+
+    Returns:
+        Content by name, see `medexp.core.wandb_artifacts.RUN_FILES`.
+
+    Raises:
+        RecordError: The run cannot be read.
+    """
+    record = folder.read()
+    config = told_config(yaml.safe_load(folder.config.read_text()), record, rename=rename)
+    free = {key: value for key, value in asdict(record).items() if key in _FREE_TEXTS}
+    told = {**asdict(record), **for_others(free, harmless=set(), rename=rename), "axes": config["axes"]}
+    return {
+        "config.yaml": yaml.safe_dump(config, sort_keys=False).encode(),
+        "evidence.csv": _renamed(folder.evidence, rename),
+        "cases.csv": _renamed(folder.cases, rename),
+        "history.csv": folder.history.read_bytes(),
+        "run.json": json.dumps(told, indent=2).encode(),
+    }
+
+
+def _renamed(file: Path, rename: Mapping[str, str]) -> bytes:
+    """A table with cases and groups by other names, and every other cell to the letter."""
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    for column in _WHO:
+        table[column] = [rename[name] for name in table[column]]
+    stream = io.StringIO()
+    table.to_csv(stream, index=False)
+    return stream.getvalue().encode()
