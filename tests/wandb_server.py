@@ -1,8 +1,8 @@
 """A server on this machine that speaks the part of Weights & Biases' protocol that medexp causes wandb to use.
 
-It keeps what it is sent as the service is taken to do: runs by id, of the lines of their histories the first of each step,
-files, and versions of artifacts. A call that it does not know is answered with an error and kept in `unknown`; the
-fixture fails then.
+It keeps what it is sent as the service is taken to do: runs by id, of the lines of their histories the first of each
+step, files, and versions of artifacts. A call that it does not know is answered with an error and kept in `unknown`;
+the fixture fails then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run's record for others' eyes: enough to be compared, without paths, and with other names for cases and patients."""
+"""A run's record for others' eyes: enough to be compared, without paths, cases and patients under other names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from medexp.core.config import comparable
+from medexp.core.config import comparable, is_place
 from medexp.core.record import Record, RunFolder
 
 HIDDEN_PATH = "(path)"
 # The record's texts that a user or a dataset may have written; all others come from medexp itself.
 _FREE_TEXTS = ("axes", "notes", "error")
 _WHO = ("case_id", "group")
-# Knobs that change what is written beside the figures, and not the figures.
+# Knobs that change what is shown beside the figures, and not the figures.
 _NOISE = frozenset({"overlays", "pictures", "save_predictions"})
+_SHOWN = "progress"
 
 
 def hashed(name: str, *, salt: str) -> str:
@@ -93,7 +94,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def told_config(config: Mapping[str, Any], record: Record, *, rename: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration that others may know: what is computed, without places and pictures.
+    """The configuration that others may know: what is computed, without places.
 
     Args:
         config: The resolved configuration, plain.
@@ -105,9 +106,30 @@ def told_config(config: Mapping[str, Any], record: Record, *, rename: Mapping[st
     """
     options = config["options"]
     harmless = {*options.values(), *(f"val/{metric}" for metric in config["metrics"])}
-    computed = {key: value for key, value in comparable(config).items() if key not in _NOISE}
-    told = for_others({**computed, "axes": record.axes}, harmless=harmless, rename=rename)
+    told = for_others({**comparable(config), "axes": record.axes}, harmless=harmless, rename=rename)
     return {**told, "options": options, "study": record.study}
+
+
+def config_columns(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration makes a column in a table of runs: nothing of pictures, and nothing twice.
+
+    Args:
+        told: The configuration that others may know.
+
+    Returns:
+        Plain mappings, lists and values.
+    """
+    columns = {key: value for key, value in told.items() if key not in _NOISE}
+    columns["task"] = _without(told["task"], told["loss"])
+    columns["options"] = {key: value for key, value in told["options"].items() if not is_place(key)}
+    columns["callbacks"] = {key: value for key, value in (told["callbacks"] or {}).items() if key != _SHOWN}
+    return columns
+
+
+def _without(config: Mapping[str, Any], part: Any) -> dict[str, Any]:
+    """A configuration without a part of it that stands elsewhere."""
+    kept = {key: value for key, value in config.items() if value != part}
+    return {key: _without(value, part) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
 def shared_record(folder: RunFolder, *, rename: Mapping[str, str]) -> dict[str, bytes]:

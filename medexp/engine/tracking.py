@@ -21,7 +21,7 @@ from medexp.core.record import Record, RunFolder
 from medexp.core.types import Case, Image, Prediction
 from medexp.engine.log import LOGGER
 from medexp.engine.overlays import ShownSlice, shown_slices
-from medexp.engine.shared_record import hashed, shared_record, told_config
+from medexp.engine.shared_record import config_columns, hashed, shared_record, told_config
 
 _TAGGED = ("task", "dataset", "model", "loss")
 
@@ -36,7 +36,7 @@ class TrackedRun:
         study: Name of the study.
         name: The run's own overrides, readable.
         tags: Options of task, dataset, model and loss.
-        config: The resolved configuration, plain, without places.
+        config: The resolved configuration, plain, without places and what only changes pictures.
         layers: Name, type and number of parameters of the network's parts.
     """
 
@@ -293,7 +293,7 @@ def described(
         study=record.study,
         name=", ".join(f"{key}={value}" for key, value in sorted(told["axes"].items())) or record.study,
         tags=tuple(options[group] for group in _TAGGED if group in options),
-        config={**told, "versions": record.versions, "hardware": record.hardware},
+        config={**config_columns(told), "versions": record.versions, "hardware": record.hardware},
         layers=_layers(module),
     )
 

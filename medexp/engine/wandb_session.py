@@ -1,4 +1,4 @@
-"""How a run with Weights & Biases is opened, and tables and files are logged, so that nothing of the machine is told."""
+"""Opening a run with Weights & Biases and logging tables and files, so that nothing of the machine is told."""
 
 from __future__ import annotations
 
