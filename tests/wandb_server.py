@@ -87,7 +87,6 @@ class WandbServer:
         self.unknown: list[str] = []
         self.on_stream: Callable[[str, dict[str, Any]], int] = lambda run, content: 200
         self._uploads: dict[str, Callable[[bytes], None]] = {}
-        self._served: dict[str, bytes] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -115,8 +114,8 @@ class WandbServer:
             if method == "PUT" and path in self._uploads:
                 self._uploads[path](body)
                 return 200, b""
-            if method == "GET" and path in self._served:
-                return 200, self._served[path]
+            if method == "GET" and (content := self._content(path)) is not None:
+                return 200, content
             self.unknown.append(f"{method} {path}")
             return 404, b"{}"
 
@@ -153,14 +152,21 @@ class WandbServer:
         self._uploads[path] = keep
         return self.url + path
 
-    def _serve(self, content: bytes) -> str:
-        path = f"/served/{next(self._numbers)}"
-        self._served[path] = content
-        return self.url + path
+    def _content(self, path: str) -> bytes | None:
+        """A file of an artifact, or the list of them."""
+        match [unquote(part) for part in path.split("/")]:
+            case ["", "manifest", known_id]:
+                return self._artifact(known_id).manifest
+            case ["", "artifactsV2", "default", _, _, _, known_id, _, name]:
+                return self._artifact(known_id).files[name]
+        return None
 
     def _answer_viewer(self, _: dict[str, Any]) -> Any:
         viewer = {"id": "u", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": {"edges": []}}
         return {"viewer": viewer}
+
+    def _answer_get_default_entity(self, _: dict[str, Any]) -> Any:
+        return {"viewer": {"id": "u", "entity": ENTITY}}
 
     def _answer_server_features_query(self, _: dict[str, Any]) -> Any:
         return {"serverInfo": {"features": []}}
@@ -240,6 +246,9 @@ class WandbServer:
         url = self._upload(lambda body: setattr(artifact, "manifest", body))
         return {"id": known_id, "file": {"id": known_id, "uploadUrl": url, "uploadHeaders": []}}
 
+    def _answer_fetch_artifact_manifest(self, asked: dict[str, Any]) -> Any:
+        return {"artifact": {"currentManifest": {"file": {"directUrl": f"{self.url}/manifest/{asked['id']}"}}}}
+
     def _answer_create_artifact_files(self, asked: dict[str, Any]) -> Any:
         edges = []
         for item in asked["input"]["artifactFiles"]:
@@ -256,6 +265,50 @@ class WandbServer:
         artifact = self._artifact(asked["artifactID"])
         artifact.committed = True
         return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
+
+    def _answer_runs(self, asked: dict[str, Any]) -> Any:
+        """Runs of a page; of filters, the group and the id alone are known."""
+        filters = json.loads(asked["filters"])
+        assert set(filters) <= {"group"}, filters
+        runs = [run for run in self.runs.values() if run.project == asked["project"]]
+        runs = [run for run in runs if filters.get("group", run.group) == run.group]
+        start = int(asked.get("cursor") or 0)
+        page = runs[start : start + asked["perPage"]]
+        edges = [{"node": self._run_node(run), "cursor": str(start + n)} for n, run in enumerate(page, start=1)]
+        info = {"endCursor": str(start + len(page)), "hasNextPage": start + len(page) < len(runs)}
+        if not any(run.project == asked["project"] for run in self.runs.values()):
+            return {"project": None}
+        found = {"edges": edges, "pageInfo": info}
+        return {"project": {"internalId": "1", "runCount": len(runs), "readOnly": False, "runs": found}}
+
+    def _run_node(self, run: ServedRun) -> dict[str, Any]:
+        return {
+            "id": run.id, "projectId": "1", "tags": run.tags, "name": run.id, "displayName": run.name, "sweepName": None,
+            "state": "finished", "group": run.group, "jobType": run.job_type, "commit": None, "readOnly": False,
+            "createdAt": _WHEN, "heartbeatAt": _WHEN, "description": None, "notes": None,
+            "historyLineCount": run.n_lines, "user": {"name": ENTITY, "username": ENTITY},
+            "config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary), "systemMetrics": "{}",
+            "historyKeys": None,
+        }  # fmt: skip
+
+    def _answer_run_output_artifacts(self, asked: dict[str, Any]) -> Any:
+        own = [item for item in self.artifacts if item.run.id == asked["run"]]
+        edges = [{"node": self._artifact_node(item)} for item in own]
+        info = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        found = {"totalCount": len(own), "pageInfo": info, "edges": edges}
+        return {"project": {"run": {"artifacts": found}}}
+
+    def _artifact_node(self, artifact: ServedArtifact) -> dict[str, Any]:
+        project = {"id": "p", "internalId": "1", "name": artifact.run.project, "entity": {"id": "e", "name": ENTITY}}
+        return {
+            "__typename": "Artifact", "id": artifact.id, "versionIndex": artifact.version,
+            "artifactSequence": {"__typename": "ArtifactSequence", "name": artifact.name, "project": project},
+            "artifactType": {"name": artifact.type}, "description": None, "metadata": artifact.metadata,
+            "ttlDurationSeconds": -2, "ttlIsInherited": True, "tags": [], "historyStep": None,
+            "state": "COMMITTED" if artifact.committed else "PENDING", "digest": artifact.digest, "commitHash": None,
+            "size": sum(map(len, artifact.files.values())), "fileCount": len(artifact.files), "createdAt": _WHEN,
+            "updatedAt": _WHEN, "aliases": [],
+        }  # fmt: skip
 
 
 def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
