@@ -283,9 +283,9 @@ class WandbServer:
 
     def _run_node(self, run: ServedRun) -> dict[str, Any]:
         return {
-            "id": run.id, "projectId": "1", "tags": run.tags, "name": run.id, "displayName": run.name, "sweepName": None,
-            "state": "finished", "group": run.group, "jobType": run.job_type, "commit": None, "readOnly": False,
-            "createdAt": _WHEN, "heartbeatAt": _WHEN, "description": None, "notes": None,
+            "id": run.id, "projectId": "1", "tags": run.tags, "name": run.id, "displayName": run.name,
+            "sweepName": None, "state": "finished", "group": run.group, "jobType": run.job_type, "commit": None,
+            "readOnly": False, "createdAt": _WHEN, "heartbeatAt": _WHEN, "description": None, "notes": None,
             "historyLineCount": run.n_lines, "user": {"name": ENTITY, "username": ENTITY},
             "config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary), "systemMetrics": "{}",
             "historyKeys": None,

@@ -32,6 +32,7 @@ from medexp.engine.precision import check_precision, resolve_precision
 from medexp.engine.process import determinism_note, keep_freed_memory
 from medexp.engine.processes import Processes
 from medexp.engine.run import Run
+from medexp.engine.shared_record import case_salt
 from medexp.engine.study import Study
 from medexp.engine.tracking import Outcome, Tracking, described
 from medexp.engine.work import Work, configured_process
@@ -278,8 +279,7 @@ class _Job:
         if not self.tracking.is_on:
             return
         study, data = Study(Path(self.config.paths.runs), self.config.study), self.parts.data
-        salt = study.pin("case_salt", lambda: (secrets.token_hex(16), "hides the ids of cases from trackers"))
-        rename = self.tracking.names_of(data.report.cases, salt=salt)
+        rename = self.tracking.names_of(data.report.cases, salt=case_salt(study))
         run = described(self.record, self.plain, self.parts.module, folder=self.folder.path, rename=rename)
         self.tracking.begin(run, public=data.source.public, rename=rename)
 

@@ -6,24 +6,41 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Set
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pandas as pd
 import yaml
 
 from medexp.core.config import comparable, is_place
-from medexp.core.record import Record, RunFolder
+from medexp.core.errors import RecordError
+from medexp.core.record import Record, RunFolder, run_folder
+from medexp.engine.study import Study
 
 HIDDEN_PATH = "(path)"
 # The record's texts that a user or a dataset may have written; all others come from medexp itself.
 _FREE_TEXTS = ("axes", "notes", "error")
-_WHO = ("case_id", "group")
+WHO = ("case_id", "group")
 # Knobs that change what is shown beside the figures, and not the figures.
 _NOISE = frozenset({"overlays", "pictures", "save_predictions"})
 _SHOWN = "progress"
+
+
+def case_salt(study: Study) -> str:
+    """The study's own secret, in hexadecimal digits, that hides the ids of its cases.
+
+    Args:
+        study: The study; gets a secret where it has none.
+
+    Returns:
+        The secret.
+    """
+    salt: str = study.pin("case_salt", lambda: (secrets.token_hex(16), "hides the ids of cases from trackers"))
+    return salt
 
 
 def hashed(name: str, *, salt: str) -> str:
@@ -159,10 +176,62 @@ def shared_record(folder: RunFolder, *, rename: Mapping[str, str]) -> dict[str, 
 
 
 def _renamed(file: Path, rename: Mapping[str, str]) -> bytes:
-    """A table with cases and groups by other names, and every other cell to the letter."""
+    """A table with cases and groups under other names, and every other cell to the letter."""
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    for column in _WHO:
+    for column in WHO:
         table[column] = [rename[name] for name in table[column]]
     stream = io.StringIO()
     table.to_csv(stream, index=False)
     return stream.getvalue().encode()
+
+
+def told_names(runs: Iterable[Path]) -> dict[str, str]:
+    """What others may know the judged cases of some runs by, and their groups.
+
+    Args:
+        runs: Folders of runs; in those that were fetched, or have `tracking.case_ids=plain`, each is told as it is.
+
+    Returns:
+        A name by id; a case of two studies has its name in the first.
+
+    Raises:
+        RecordError: A run has no evidence.
+    """
+    names: dict[str, str] = {}
+    for folder in map(RunFolder, runs):
+        if not folder.evidence.exists():
+            raise RecordError(f"{folder.evidence} is not there; the run has not come that far")
+        evidence = pd.read_csv(folder.evidence, dtype=str, keep_default_na=False, usecols=list(WHO))
+        tracking = yaml.safe_load(folder.config.read_text()).get("tracking")
+        hides = tracking is not None and tracking["case_ids"] == "hashed"
+        place = folder.path.resolve().parent
+        salt = case_salt(Study(place.parent, unquote(place.name))) if hides else ""
+        for name in pd.unique(evidence[list(WHO)].to_numpy().ravel()):
+            names.setdefault(name, hashed(name, salt=salt) if hides else name)
+    return names
+
+
+def shared_copies(runs: Sequence[Path], place: Path) -> list[Path]:
+    """Copies of finished runs for others' eyes; what is computed from them may be told as it is.
+
+    Args:
+        runs: Folders of runs.
+        place: Where the copies go, each in the folder STUDY/AXES.
+
+    Returns:
+        The folders of the copies, in the order of the runs.
+
+    Raises:
+        RecordError: A run cannot be read, or has no evidence.
+    """
+    rename = told_names(runs)
+    copies = []
+    for run in runs:
+        files = shared_record(RunFolder(run), rename=rename)
+        told = json.loads(files["run.json"])
+        copy = run_folder(place, told["study"], told["axes"]).path
+        copy.mkdir(parents=True)
+        for name, content in files.items():
+            (copy / name).write_bytes(content)
+        copies.append(copy)
+    return copies

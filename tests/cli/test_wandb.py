@@ -9,12 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from wandb_server import WandbServer
 
 from medexp.cli.main import main
 from medexp.core.record import Record, RunFolder, Status, run_folder
 from medexp.core.wandb_artifacts import RUN_TYPE, run_artifact
+from medexp.engine.wandb_report import log_report
 from medexp.engine.wandb_session import Session, logged_files, open_run
 
 RUNS = Path("runs")
@@ -78,15 +80,19 @@ def test_the_parts_of_an_interrupted_run_arrive_in_one_run_in_order_and_once(
 def test_a_run_that_is_refused_is_told_with_its_reason_and_sent_by_the_next_call(
     here: Path, wandb_server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for seed, run_id in enumerate(("aaaa1111", "bbbb2222")):
-        _track(_run(seed).path, run_id, [0, 1])
+    _track(_run().path, "aaaa1111", [0, 1])
+    log_report(
+        [], {"ranks": pd.DataFrame({"rank": [1, 2]})}, study="first", project="lesions", entity=None,
+        folder=RUNS / "first", rename={}, mode="offline",
+    )  # fmt: skip
     wandb_server.on_stream = lambda run, content: 403 if run == "aaaa1111" else 200
     assert main(["wandb", "sync", "first"]) == 1
     told = capsys.readouterr()
     assert "seed=0: offline-run-" in told.err
     assert "403 Forbidden" in told.err
-    assert told.out.startswith("seed=1: offline-run-")
-    assert _epochs(wandb_server, "bbbb2222") == [0, 1]
+    assert told.out.startswith("(comparisons): offline-run-")
+    (comparison,) = (run for run in wandb_server.runs.values() if run.job_type == "comparison")
+    assert any(name.startswith("media/table/ranks") for name in comparison.files)
 
     wandb_server.on_stream = lambda run, content: 200
     assert main(["wandb", "sync", "first"]) == 0

@@ -22,8 +22,8 @@ def _files(axes: Mapping[str, str], *, study: str = "first", value: float = 0.5)
     record = Record(study=study, axes=dict(axes), status=Status.FINISHED, results={"dice": {"mean": value}})
     evidence = f"case_id,group,metric,label,value,part\n0a,0a,dice,organ,{value},val\n"
     return {
-        "config.yaml": b"options: {loss: dice}\n", "evidence.csv": evidence.encode(), "cases.csv": b"", "history.csv": b"",
-        "run.json": json.dumps(record.__dict__).encode(),
+        "config.yaml": b"options: {loss: dice}\n", "evidence.csv": evidence.encode(), "cases.csv": b"",
+        "history.csv": b"", "run.json": json.dumps(record.__dict__).encode(),
     }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_fetched_is_told(
     _log(tmp_path / "a", "aaaa1111", _files({}))
     with pytest.raises(RecordError, match="no record of a finished run of the group other"):
         fetch_runs("someone/lesions", tmp_path / "cache", group="other")
-    with pytest.raises(RecordError, match="someone/polyps cannot be read .*Could not find project"):
+    with pytest.raises(RecordError, match=r"someone/polyps cannot be read .*Could not find project"):
         fetch_runs("someone/polyps", tmp_path / "cache", group=None)
     for project in ("lesions", "a/b/c", "/lesions", "../lesions"):
         with pytest.raises(UsageError, match="needs ENTITY/PROJECT"):

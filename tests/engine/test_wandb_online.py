@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 from tiny import train_tiny
 from wandb_server import WandbServer
 
+from medexp.compare.from_wandb import fetch_runs
 from medexp.core.config import leaves
-from medexp.core.wandb_artifacts import RUN_FILES, RUN_TYPE
+from medexp.core.wandb_artifacts import REPORT_TYPE, RUN_FILES, RUN_TYPE
+from medexp.engine.run import Run
+from medexp.engine.shared_record import case_salt, hashed, shared_copies, told_names
+from medexp.engine.study import Study
+from medexp.engine.wandb_report import log_report
 
 _TRACKED = ("tracking=wandb", "tracking.tracker.system_metrics=false", "tracking.tracker.project=lesions")
 
@@ -38,6 +45,13 @@ def test_a_finished_run_arrives_with_its_record_and_nothing_of_the_machine(
     assert set(evidence["case_id"]).isdisjoint(run.evidence["case_id"])
     assert files["history.csv"] == (run.path / "history.csv").read_bytes()
 
+    (fetched,) = fetch_runs("someone/lesions", tmp_path / "cache", group="first")
+    assert Run(fetched).results == run.results
+    assert Run(fetched).history.equals(run.history)
+
+    (copy,) = shared_copies([run.path], tmp_path / "copies")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == files
+
     received = b"\0".join(wandb_server.received)
     assert run.record.wandb_id.encode() in received
     found = [text for text in (str(tmp_path), str(Path.home()), str(Path.cwd())) if text.encode() in received]
@@ -59,3 +73,48 @@ def test_columns_of_the_configuration_say_what_is_computed_and_nothing_twice(
     config = yaml.safe_load(artifact.named_files()["config.yaml"])
     assert config["options"] == run.config.options
     assert config["task"]["loss"]
+
+
+def _evidence(folder: Path, *, case_ids: str = "hashed") -> Path:
+    """A run folder as far as its names are concerned."""
+    folder.mkdir(parents=True)
+    (folder / "evidence.csv").write_text("case_id,group,value\nscan 7,Jane Roe,0.5\n")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"tracking": {"case_ids": case_ids}}))
+    return folder
+
+
+def test_names_for_others_are_those_that_the_study_has_used(tmp_path: Path) -> None:
+    run = _evidence(tmp_path / "my study" / "seed=0")
+    salt = case_salt(Study(tmp_path, "my study"))
+    assert told_names([run]) == {name: hashed(name, salt=salt) for name in ("scan 7", "Jane Roe")}
+    plain = {name: name for name in ("scan 7", "Jane Roe")}
+    assert told_names([_evidence(tmp_path / "other" / "seed=0", case_ids="plain")]) == plain
+    (run / "config.yaml").write_text("options: {loss: dice}")
+    assert told_names([run]) == plain, "a run that was fetched has names for others already"
+
+
+def test_a_comparison_is_logged_with_files_and_tables_that_name_nobody(
+    wandb_server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report, worst, rename = tmp_path / "report.html", tmp_path / "worst.csv", {"scan 7": "0a1b", "Jane Roe": "2c3d"}
+    report.write_text("<p>focal is better than dice</p>")
+    worst.write_text("case_id,dice\nscan 7,0.1\n")
+    cases = pd.DataFrame({"case_id": ["scan 7"], "group": ["Jane Roe"], "difference": [0.25]})
+    with caplog.at_level(logging.WARNING, logger="medexp"):
+        url = log_report(
+            [report, worst], {"differences": cases}, study="my study", project="lesions", entity=None,
+            folder=tmp_path / "my study", rename=rename, timeout_s=20.0,
+        )  # fmt: skip
+    (run,) = wandb_server.runs.values()
+    assert (run.group, run.job_type, run.exit_codes) == ("my study", "comparison", [0])
+    assert url == f"{wandb_server.url}/someone/lesions/runs/{run.id}"
+    (artifact,) = wandb_server.artifacts
+    assert artifact.type == REPORT_TYPE
+    assert artifact.named_files() == {"report.html": report.read_bytes()}
+    assert f"{worst} is not told to Weights & Biases, since it names cases" in caplog.text
+    (table,) = (
+        json.loads(content) for name, content in run.files.items() if name.startswith("media/table/differences")
+    )
+    assert table == {"columns": ["case_id", "group", "difference"], "data": [["0a1b", "2c3d", 0.25]]}
+    received = b"\0".join(wandb_server.received)
+    assert [name for name in (*rename, str(tmp_path)) if name.encode() in received] == []
