@@ -201,9 +201,11 @@ def _log_files(
         told = folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medexp-", dir=_neutral_folder())))
     artifact = wandb.Artifact(name, type, metadata=dict(metadata))
     for file, content in files.items():
-        (folder / file).write_bytes(content)
-        entry = artifact.add_file(str(folder / file), name=file, policy="immutable", skip_cache=True)
-        entry.local_path = str(told / file)
+        # Under another name, so that nobody takes the folder for a run's.
+        copy = f"{file}.copy"
+        (folder / copy).write_bytes(content)
+        entry = artifact.add_file(str(folder / copy), name=file, policy="immutable", skip_cache=True)
+        entry.local_path = str(told / copy)
     run.log_artifact(artifact)
 
 

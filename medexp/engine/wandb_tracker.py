@@ -27,9 +27,9 @@ _STEP_AXES = {"batch/*": "step", "train/*": "epoch", "val/*": "epoch"}
 class WandbTracker:
     """A run with Weights & Biases, in its offline format where the service cannot be reached.
 
-    wandb's own files go to the folder `wandb` of the run, to be sent later by `wandb sync`. Its account of the machine
-    (user, host, program, command line, working folder, installed packages, git remote), the terminal's output and the
-    code are left out.
+    wandb's own files go to the folder `wandb` of the run, to be sent later by `medexp wandb sync`. Its account of the
+    machine (user, host, program, command line, working folder, installed packages, git remote), the terminal's output
+    and the code are left out.
 
     Args:
         project: Name of the project.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from wandb_server import WandbServer
 
 from medexp.cli.main import main
@@ -124,10 +125,12 @@ def test_a_sending_that_is_killed_is_made_good_by_the_next_call(here: Path, wand
 def test_what_would_be_sent_is_listed_and_nothing_is_asked_of_the_service(
     here: Path, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = _run(0), _run(1)
-    for folder in (first.path, second.path):
-        (folder / "wandb" / "offline-run-20260101_000000-aaaa1111").mkdir(parents=True)
-        (folder / "wandb" / "offline-run-20260101_000000-aaaa1111" / "run-aaaa1111.wandb").touch()
+    first, second, third = _run(0), _run(1), _run(2)
+    for run in (first, second, third):
+        folder = run.path / "wandb" / "offline-run-20260101_000000-aaaa1111"
+        folder.mkdir(parents=True)
+        (folder / "run-aaaa1111.wandb").touch()
+    (folder / "run-aaaa1111.wandb.synced").touch()  # as `wandb sync` alone leaves it
     with second.lock():
         assert main(["wandb", "sync", "first", "--dry-run"]) == 0
     told = capsys.readouterr()
@@ -137,4 +140,16 @@ def test_what_would_be_sent_is_listed_and_nothing_is_asked_of_the_service(
     monkeypatch.setenv("HOME", str(here))
     assert main(["wandb", "sync", "first"]) == 2
     assert "run `wandb login`" in capsys.readouterr().err
+    assert wandb_server.received == []
+
+
+def test_two_calls_do_not_send_the_same_run(
+    here: Path, wandb_server: WandbServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _run().path / "wandb" / "offline-run-20260101_000000-aaaa1111"
+    folder.mkdir(parents=True)
+    (folder / "run-aaaa1111.wandb").touch()
+    with FileLock(folder.parent / ".sync.lock"):
+        assert main(["wandb", "sync", "first"]) == 1
+    assert "is being sent by another process" in capsys.readouterr().err
     assert wandb_server.received == []

@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from tiny import train_tiny
+from tiny import tiny, train_tiny
 from wandb_server import WandbServer
 
+import medexp
 from medexp.compare.from_wandb import fetch_runs
 from medexp.core.config import leaves
 from medexp.core.wandb_artifacts import REPORT_TYPE, RUN_FILES, RUN_TYPE
@@ -73,6 +74,23 @@ def test_columns_of_the_configuration_say_what_is_computed_and_nothing_twice(
     config = yaml.safe_load(artifact.named_files()["config.yaml"])
     assert config["options"] == run.config.options
     assert config["task"]["loss"]
+
+
+def test_a_run_that_goes_on_is_the_same_run_with_a_newer_record(wandb_server: WandbServer, tmp_path: Path) -> None:
+    knobs = (*_TRACKED, "tracking.every_steps=1", "study=first")
+    before = train_tiny(tmp_path / "runs", *knobs, "trainer.max_epochs=1")
+    config = medexp.compose(None, tiny(tmp_path / "runs", *knobs, "trainer.max_epochs=2", "on_change=resume"))
+    config.axes = dict(before.record.axes)
+    after = medexp.train(config)
+    (served,) = wandb_server.runs.values()
+    assert after.path == before.path
+    assert served.id == after.record.wandb_id
+    assert len(after.history) == 2
+    steps = [line["step"] for line in served.lines if "batch/loss" in line]
+    assert steps == list(range(1, 1 + int(after.history["step"].iloc[-1])))
+    assert served.summary["results/dice/mean"] == after.results["dice"]["mean"]
+    (fetched,) = fetch_runs("someone/lesions", tmp_path / "cache", group=None)
+    assert Run(fetched).results == after.results
 
 
 def _evidence(folder: Path, *, case_ids: str = "hashed") -> Path:
