@@ -236,7 +236,11 @@ class Tracking:
     def _finish(self, exit_code: int, outcome: Outcome, record: RunFolder | None) -> None:
         assert self.tracker is not None
         if record is not None:
-            outcome = replace(outcome, files=shared_record(record, rename=self._rename))
+            try:
+                outcome = replace(outcome, files=shared_record(record, rename=self._rename))
+            except Exception as error:
+                LOGGER.warning("the tracker is not told the run's record: %s: %s", type(error).__name__, error)
+                LOGGER.debug("the record cannot be told", exc_info=True)
         self.tracker.finish(exit_code, outcome)
 
     def _log(self, values: Mapping[str, Any]) -> None:

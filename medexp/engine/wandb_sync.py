@@ -153,7 +153,9 @@ def _send(folder: Path) -> str | None:
 
 def _errors(logs: Path) -> list[dict[str, str]]:
     """What wandb's logs call an error; `wandb sync` ends with 0 and marks the folder as sent in spite of most."""
-    entries = [json.loads(line) for file in logs.rglob("debug-sync*.log") for line in file.read_text().splitlines()]
+    lines = [line for file in logs.rglob("debug-sync*.log") for line in file.read_text().splitlines()]
+    # The last line of a process that was killed may be half there.
+    entries = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
     return [entry for entry in entries if entry["level"].startswith("ERROR")]
 
 
