@@ -33,7 +33,8 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wa
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "of wandb" / name.lower()))
     for name in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER"):
-        monkeypatch.setenv(f"WANDB__{name}_RETRY_MAX", "0")
+        monkeypatch.setenv(f"WANDB__{name}_RETRY_MAX", "2")
+        monkeypatch.setenv(f"WANDB__{name}_RETRY_WAIT_MIN_SECONDS", "0.1")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
