@@ -115,7 +115,8 @@ def test_a_sending_that_is_killed_is_made_good_by_the_next_call(here: Path, wand
     wandb_server.on_stream = kill_at_second_part
     words = [sys.executable, "-m", "medexp.cli.main", "wandb", "sync", "first"]
     path = os.pathsep.join(sys.path)
-    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, start_new_session=True) as process:
+    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(here)}
+    with subprocess.Popen(words, env=environment, start_new_session=True) as process:
         sending.append(process)
     assert process.returncode == -signal.SIGKILL
     assert main(["wandb", "sync", "first"]) == 0
