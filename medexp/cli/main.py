@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "model": ("medexp.cli.model", "model_command", "list networks, and say what one costs and which patches pass it"),
     "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
+    "wandb": ("medexp.cli.wandb", "wandb_command", "send runs that were tracked offline to Weights & Biases"),
     "doctor": ("medexp.cli.doctor", "doctor", "say what this machine can do"),
 }
 _EXAMPLES = """examples:

@@ -1,4 +1,4 @@
-"""Choosing what was searched for (a learning rate) by validation scores, so that each method is compared at its best."""
+"""Choosing what was searched for (a learning rate) by validation scores: each method is compared at its best."""
 
 from __future__ import annotations
 
@@ -50,11 +50,16 @@ def choose(runs: Sequence[RecordedRun], axis: str, *, by: Sequence[str], metric:
     for run in done:
         score = _validated(run, metric or next(iter(run.record.metrics)))
         scores.setdefault(method_name(run, by), {}).setdefault(run.value(axis), []).append(score)
-    better = max if _is_higher_better(done[0], metric) else min
-    best = {method: better(own, key=lambda value, own=own: fmean(own[value])) for method, own in scores.items()}
+    higher = _is_higher_better(done[0], metric)
+    best = {method: _best(own, higher=higher) for method, own in scores.items()}
     kept = [run for run in runs if not run.finished or run.value(axis) == best[method_name(run, by)]]
     notes = tuple(_told(method, axis, best[method], own) for method, own in scores.items())
     return Tuned(kept, notes, tuple(_findings(done, scores, axis)))
+
+
+def _best(scores: Mapping[str, Sequence[float]], *, higher: bool) -> str:
+    means = {value: fmean(of_value) for value, of_value in scores.items()}
+    return (max if higher else min)(means, key=lambda value: means[value])
 
 
 def _validated(run: RecordedRun, metric: str) -> float:
