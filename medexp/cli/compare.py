@@ -7,13 +7,19 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from platformdirs import user_cache_path
 
 from medexp.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from medexp.compare.compare import Choices
     from medexp.compare.comparison import Comparison
+    from medexp.compare.runs import RecordedRun
 
 _PIPE_WIDTH = 10_000
 _MOST_SENTENCES = 15
@@ -23,6 +29,7 @@ _EPILOG = """examples:
   medexp compare STUDY OTHER --by study --metric dice,hd95  two studies; the first metric decides
   medexp compare STUDY --by loss --choose optimizer.lr      each loss at the rate that its validations chose
   medexp compare STUDY --strata cases.csv                   within parts of the cases too
+  medexp compare --from wandb ENTITY/PROJECT --by loss      runs that were logged elsewhere
 
 Runs are paired by fold, seed and case. A table of --strata has a column case_id and one for each factor; numbers are
 cut into thirds. Verdict, intervals and limits are explained in docs/comparing.md. Exit codes: 0 good, 1 a record is
@@ -44,7 +51,7 @@ def compare_command(words: Sequence[str]) -> int:
     from medexp.compare.runs import read_runs
     from medexp.compare.strata import read_factors
 
-    runs = read_runs(arguments.runs_or_study, arguments.runs)
+    runs = _fetched(arguments) if arguments.source else read_runs(arguments.runs_or_study, arguments.runs)
     choices = Choices(
         by=_listed(arguments.by),
         metrics=_listed(arguments.metric),
@@ -58,13 +65,54 @@ def compare_command(words: Sequence[str]) -> int:
         searched=arguments.choose,
     )
     found = compare_runs(runs, choices)
-    files = write_files(found, arguments.out or runs[0].path.parent / "comparison")
+    usual = Path("comparison") if arguments.source else runs[0].path.parent / "comparison"
+    files = write_files(found, arguments.out or usual)
+    if arguments.log is not None:
+        _log(runs, choices, arguments.log)
     if arguments.json:
         print(json.dumps(found.as_plain(), indent=2))
         return 0
     _show(found)
     print(f"\n{files[0].parent}: {', '.join(file.name for file in files)}")
     return 0
+
+
+def _fetched(arguments: argparse.Namespace) -> list[RecordedRun]:
+    """The runs of projects of Weights & Biases, whose records are kept in the user's cache."""
+    from medexp.compare.from_wandb import fetch_runs
+    from medexp.compare.runs import read_runs
+
+    cache = user_cache_path("medexp") / "wandb"
+    folders = [run for name in arguments.runs_or_study for run in fetch_runs(name, cache, group=arguments.group)]
+    return read_runs([str(folder) for folder in folders], cache)
+
+
+def _log(runs: Sequence[RecordedRun], choices: Choices, project: str) -> None:
+    """Log the comparison to Weights & Biases, made anew from copies of the runs that name no patient and no path."""
+    from medexp.compare import tables
+    from medexp.compare.compare import compare_runs
+    from medexp.compare.files import write_files
+    from medexp.compare.runs import STUDY, read_runs
+    from medexp.engine.shared_record import shared_copies
+    from medexp.engine.wandb_report import log_report
+
+    entity, _, name = project.rpartition("/")
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        copies = shared_copies([run.path for run in runs if run.finished], place / "runs")
+        # Neither the factors of cases nor the command line are told.
+        told = replace(choices, factors=None, command="")
+        found = compare_runs(read_runs([str(copy) for copy in copies], place), told)
+        url = log_report(
+            write_files(found, place / "comparison"),
+            {"methods": tables.scores_frame(found), "pairs": tables.pairs_frame(found)},
+            study=runs[0].value(STUDY),
+            project=name,
+            entity=entity or None,
+            folder=runs[0].path.parent,
+            rename={},
+        )
+    print(f"logged to {url}" if url else "kept offline; medexp wandb sync sends it")
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -143,4 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", type=Path, default=Path("runs"), help="folder of all studies (default: runs)")
     add("--out", type=Path, metavar="DIR", help="where files are written (default: STUDY/comparison)")
     add("--json", action="store_true", help="print everything as JSON")
+    add("--from", dest="source", choices=["wandb"], help="fetch the runs that ENTITY/PROJECT of Weights & Biases holds")
+    add("--group", metavar="STUDY", help="with --from: the runs of this study alone")
+    add("--log", metavar="[ENTITY/]PROJECT", help="log the comparison to Weights & Biases too, without ids of cases")
     return parser

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from wandb_server import WandbServer
 
+from medexp.cli.main import main
 from medexp.compare.from_wandb import fetch_runs
 from medexp.compare.status import read_study
 from medexp.core.errors import RecordError, UsageError
@@ -108,3 +110,41 @@ def test_what_cannot_be_fetched_is_told(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UsageError, match="run `wandb login`"):
         fetch_runs("someone/lesions", tmp_path / "cache", group=None)
+
+
+def test_runs_that_were_logged_elsewhere_are_compared_as_local_ones(
+    wandb_server: WandbServer,
+    dice_study: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dice_study(0.05, seeds=(0, 1))
+    for number, run in enumerate(sorted((tmp_path / "runs" / "study").glob("*/run.json"))):
+        files = {name: (run.parent / name).read_bytes() for name in ("config.yaml", "evidence.csv", "history.csv")}
+        _log(tmp_path / "wandb", f"run{number}", {**files, "cases.csv": b"", "run.json": run.read_bytes()})
+    command = ["--by", "loss", "--resamples", "200", "--json"]
+    assert main(["compare", "study", *command]) == 0
+    local = json.loads(capsys.readouterr().out)
+    assert main(["compare", "--from", "wandb", "someone/lesions", *command]) == 0
+    fetched = json.loads(capsys.readouterr().out)
+    assert fetched["pairs"] == local["pairs"]
+    assert (tmp_path / "comparison" / "comparison.md").exists()
+
+
+def test_a_comparison_is_logged_without_ids_of_cases(
+    wandb_server: WandbServer, dice_study: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dice_study(0.05, seeds=(0, 1), config={"tracking": {"case_ids": "hashed"}})
+    for run in (tmp_path / "runs" / "study").glob("*/run.json"):
+        (run.parent / "cases.csv").write_text("case_id,group\n")
+    words = ["compare", "study", "--by", "loss", "--resamples", "200", "--runs", str(tmp_path / "runs")]
+    assert main([*words, "--log", "someone/lesions"]) == 0
+    assert "logged to http" in capsys.readouterr().out
+    (artifact,) = wandb_server.artifacts
+    files = artifact.named_files()
+    assert {"comparison.md", "pairs.csv", "cases.csv"} <= set(files)
+    (case, *_) = pd.read_csv(tmp_path / "runs" / "study" / "comparison" / "cases.csv")["case_id"]
+    assert not any(str(case).encode() in content for content in files.values())
