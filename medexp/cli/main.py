@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "lr-find": ("medexp.cli.lr_find", "lr_find", "suggest a learning rate from a short training in which it rises"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
+    "ensemble": ("medexp.cli.ensemble", "ensemble_command", "judge the networks of all folds of a study as one"),
     "compare": ("medexp.cli.compare", "compare_command", "say which method is better, worse or not separable"),
     "show": ("medexp.cli.show", "show_command", "draw cases of a run: reference, prediction, and where they differ"),
     "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),
