@@ -16,7 +16,7 @@ from medexp.core.errors import UsageError, did_you_mean
 
 # Groups of which several options may be chosen, or none.
 _SEVERAL = ("callbacks", "metrics")
-_FILLED_IN = ("axes", "options")
+_FILLED_IN = ("axes", "options", "trial")
 
 
 def check_sweep(sweep: Sweep, experiment: Experiment | None, groups: Sequence[str]) -> None:
