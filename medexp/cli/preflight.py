@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -17,14 +16,12 @@ from rich.text import Text
 from medexp.core.config import comparable, plain
 from medexp.core.errors import MedexpError
 from medexp.core.hashing import hash_plain
+from medexp.engine.inspected import Cost, Inspected, Standing
 from medexp.engine.pace import format_duration
 from medexp.launchers.forks import Fork, receiver
 from medexp.launchers.jobs import Job
 
-if TYPE_CHECKING:
-    from medexp.engine.preflight import Cost, Inspected
-
-_NOTHING_TO_DO = ("finished", "running")
+_NOTHING_TO_DO = (Standing.FINISHED, Standing.RUNNING)
 # What may differ between jobs whose steps cost the same.
 _SAME_COST = ("seed", "fold")
 
@@ -48,12 +45,12 @@ class Finding:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing left to do, or another process does it."""
-        return self.inspected is not None and self.inspected.standing.value in _NOTHING_TO_DO
+        return self.inspected is not None and self.inspected.standing in _NOTHING_TO_DO
 
     @property
     def has_failed(self) -> bool:
         """Whether this very run was made before, and failed."""
-        return self.inspected is not None and self.inspected.standing.value == "failed"
+        return self.inspected is not None and self.inspected.standing is Standing.FAILED
 
 
 def preflight(jobs: Sequence[Job], *, here: bool, measure: bool) -> list[Finding]:

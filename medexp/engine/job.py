@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from medexp.core.record import Record, RunFolder, Status, changes, now
 from medexp.core.waiting import end_waiting
 from medexp.engine.checkpoints import CheckpointFolder
 from medexp.engine.evaluation import plain_results, write_evidence
+from medexp.engine.inspected import Standing
 from medexp.engine.log import LOGGER
 from medexp.engine.process import determinism_note, device_of
 from medexp.engine.processes import Processes
@@ -29,17 +29,6 @@ from medexp.engine.run import Run
 from medexp.engine.study import Study
 from medexp.engine.tracking import Outcome, Tracking, described
 from medexp.engine.work import Work
-
-
-class Standing(StrEnum):
-    """What a job finds in its folder."""
-
-    NEW = "new"
-    INTERRUPTED = "interrupted"
-    FAILED = "failed"
-    FINISHED = "finished"
-    RUNNING = "running"
-
 
 _STANDINGS = {
     Status.RUNNING: Standing.RUNNING,
@@ -79,6 +68,9 @@ class TrainingJob:
 
     def standing(self) -> Standing:
         """What the folder holds of this very run.
+
+        Returns:
+            The standing.
 
         Raises:
             RecordError: It holds another experiment's run, and the configuration says nothing of what to do with it.

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,7 +20,8 @@ from medexp.core.instantiate import trust_folders
 from medexp.core.record import RunFolder, run_folder
 from medexp.core.schema import check_values
 from medexp.engine.fit import resolved_process
-from medexp.engine.job import Standing, TrainingJob
+from medexp.engine.inspected import Cost, Inspected, Standing
+from medexp.engine.job import TrainingJob
 from medexp.engine.log import without_advice
 from medexp.engine.process import device_of, keep_freed_memory
 from medexp.engine.processes import Processes
@@ -30,38 +30,6 @@ from medexp.engine.work import Work
 
 # The first step makes what the others find made.
 _BATCHES = 3
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a training costs here, by its first steps.
-
-    Attributes:
-        step_s: Seconds of an optimiser step after the first.
-        memory_mb: 1e6 bytes: the most that was in use on the GPU, or of the process's memory where the CPU computes.
-    """
-
-    step_s: float
-    memory_mb: float
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """What a job would do.
-
-    Attributes:
-        standing: What it finds recorded.
-        error: Why it failed when it was run before; None where it did not.
-        steps: Optimiser steps of its whole training.
-        parameters: Parameters of its network that are trained.
-        cost: What it costs; None where no step was tried.
-    """
-
-    standing: Standing
-    error: str | None
-    steps: int
-    parameters: int
-    cost: Cost | None = None
 
 
 def inspect(config: DictConfig, *, here: bool, measure: bool) -> Inspected:

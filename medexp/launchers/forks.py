@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+_STREAMS = (1, 2)  # standard output and standard error
 _LOADED = "medexp.launchers.loaded"
 # The server must not open CUDA: what it opened could not be used in its forks.
 _NO_CUDA_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
@@ -105,17 +107,28 @@ def _begin(
     os.setsid()
     os.environ.clear()
     os.environ.update(variables)
-    if output is not None:
-        _redirect(output)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    sys.exit(function(*arguments))
+    with nullcontext() if output is None else redirect(output):
+        code = function(*arguments)
+    sys.exit(code)
 
 
-def _redirect(output: Path) -> None:
+@contextmanager
+def redirect(output: Path) -> Iterator[None]:
+    """Append what this process and those that it starts print to a file, for a while."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    before = [os.dup(number) for number in _STREAMS]
     with output.open("ab", buffering=0) as stream:
-        for number in (1, 2):
+        for number in _STREAMS:
             os.dup2(stream.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, kept in zip(_STREAMS, before, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
 
 
 def _follow_parent() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from omegaconf import DictConfig
@@ -13,6 +15,7 @@ from omegaconf import DictConfig
 from medexp.core.errors import MedexpError, RunInterruptedError
 from medexp.core.record import RunFolder, axes_name
 from medexp.core.waiting import Waiting, read_waiting
+from medexp.launchers.forks import redirect
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,3 +99,18 @@ def run_job(job: Job) -> int:
         job.note_failure(f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def run_in_folder(job: Job, folder: Path) -> int:
+    """Train a job in a process that somebody else has started, with its output in its own file.
+
+    Args:
+        job: The job.
+        folder: Working directory of the sweep.
+
+    Returns:
+        Its exit code.
+    """
+    os.chdir(folder)
+    with redirect(job.folder.output):
+        return run_job(job)

@@ -157,11 +157,7 @@ class Local:
 
 
 def _gpus_of(config: DictConfig, available: int) -> int:
-    """How many GPUs a job wants.
-
-    Raises:
-        UsageError: It names them, and they are given out here.
-    """
+    """How many GPUs a job wants, which must be a number of those that are given out here."""
     if config.trainer.accelerator not in _ON_GPU:
         return 0
     devices = config.trainer.devices

@@ -116,7 +116,9 @@ class Slurm:
     def _submit(self, jobs: Sequence[Job]) -> set[str]:
         """Submit an array, and let each folder say what it waits for."""
         folder = jobs[0].folder.path.parent / "slurm"
-        executor = _submitit().AutoExecutor(folder=str(folder), cluster="slurm", slurm_max_num_timeout=self.max_requeues)
+        executor = _submitit().AutoExecutor(
+            folder=str(folder), cluster="slurm", slurm_max_num_timeout=self.max_requeues
+        )
         executor.update_parameters(**self._parameters)
         for job in jobs:
             job.queue(Waiting.here(dict(job.config.axes), self.name))
@@ -178,6 +180,9 @@ class OnNode:
 def queued_ids() -> set[str]:
     """Ids of this user's jobs of medexp that wait or run, `JOB_TASK` for a task of an array.
 
+    Returns:
+        The ids.
+
     Raises:
         UsageError: The cluster does not answer.
     """
@@ -203,4 +208,3 @@ def _submitit() -> Any:
     except ImportError:
         raise UsageError("launcher=slurm needs submitit; install it with pip install 'medexp[cluster]'") from None
     return submitit
-
