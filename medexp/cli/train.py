@@ -9,6 +9,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from medexp.cli.composition import TOP, Composer
+from medexp.cli.search import run_search
 from medexp.cli.sweep import run_sweep
 from medexp.core.errors import RunInterruptedError, UsageError
 
@@ -23,6 +24,8 @@ With -m several values make a sweep:
   loss=dice,focal  seed=0..4  fold=all
   launcher.n_jobs=2  launcher=slurm     where the jobs run (conf/launcher)
   preflight=build|off  retry=failed     look less closely first; run failed jobs again
+With search=optuna the values are searched (docs/searching.md):
+  -m search=optuna search.n_trials=20 'optimizer.lr=tag(log,interval(1e-4,1e-1))' loss=dice,focal
 
 flags:
   -m, --multirun         run every combination
@@ -63,6 +66,11 @@ def train_command(words: Sequence[str]) -> int:
     composer = _composer(flags)
     if flags.cfg or flags.info or flags.hydra_help:
         return _show(composer, flags)
+    searches = composer.chosen("search") not in (None, "none")
+    if searches and not flags.multirun:
+        raise UsageError(f"search={composer.chosen('search')} makes several runs; add -m, and keys with several values")
+    if searches:
+        return run_search(composer)
     if composer.sweep.swept and not flags.multirun:
         raise UsageError(f"{', '.join(composer.sweep.swept)} takes several values; add -m to run them all")
     configs = composer.compose_jobs()

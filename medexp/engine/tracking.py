@@ -293,6 +293,11 @@ def described(
     )
 
 
+def id_of_agent(environment: Mapping[str, str]) -> str | None:
+    """The run that an agent of a W&B sweep opened for this process, which the process has to join; None elsewhere."""
+    return environment.get("WANDB_RUN_ID") if environment.get("WANDB_SWEEP_ID") else None
+
+
 def _layers(module: pl.LightningModule) -> pd.DataFrame:
     """The parts of the network down to the second level; the first line is the whole."""
     summary = ModelSummary(module, max_depth=2)

@@ -77,7 +77,8 @@ class Hyperband:
         _at_least("reduction_factor", reduction_factor, 2)
         if max_epochs != "auto" and not (isinstance(max_epochs, int) and max_epochs >= min_epochs):
             raise UsageError(
-                f"search.pruner.max_epochs needs auto or a whole number from min_epochs={min_epochs} on, got {max_epochs}"
+                f"search.pruner.max_epochs needs auto or a whole number from min_epochs={min_epochs} on, got "
+                f"{max_epochs}"
             )
         self.min_epochs = min_epochs
         self.max_epochs = max_epochs

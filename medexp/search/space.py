@@ -25,6 +25,11 @@ class Choices:
         """All values."""
         return self.values
 
+    @property
+    def probe(self) -> str:
+        """Any value."""
+        return self.values[0]
+
     def spelt(self, value: str) -> str:
         """A value as an override spells it."""
         return value
@@ -68,6 +73,11 @@ class Numbers:
         count = round((self.high - self.low) / self.step) + 1
         return tuple(self.spelt(self.low + i * self.step) for i in range(count))
 
+    @property
+    def probe(self) -> str:
+        """Any value."""
+        return self.spelt(self.low)
+
     def spelt(self, value: float) -> str:
         """A value as an override spells it."""
         return str(round(value)) if self.whole else repr(float(value))
@@ -107,5 +117,7 @@ def _all_listed(space: Space) -> dict[str, tuple[str, ...]]:
     listed = {key: domain.listed for key, domain in space.items()}
     for key, values in listed.items():
         if values is None:
-            raise UsageError(f"a grid needs values, and {key} is an interval; write {key}=A,B,C or {key}=range(A,B,STEP)")
+            raise UsageError(
+                f"a grid needs values, and {key} is an interval; write {key}=A,B,C or {key}=range(A,B,STEP)"
+            )
     return {key: values for key, values in listed.items() if values is not None}

@@ -57,7 +57,7 @@ class Ledger(Protocol):
         """A new trial for this worker; None where there are enough."""
 
     def place(self, number: int, run: str) -> bool:
-        """Note the run's folder of a trial, and say whether the run is to be made: not if it is another trial's, too."""
+        """Note the run's folder of a trial, and say whether it is to be made: not if it is another trial's."""
 
     def complete(self, number: int, objective: float) -> None:
         """Note the score of a trial that has finished."""
