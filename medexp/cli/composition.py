@@ -318,7 +318,7 @@ def _complete_chains(config: DictConfig) -> None:
 
 @contextmanager
 def _registered(experiment: Experiment | None) -> Iterator[None]:
-    """Make an experiment an option of Hydra's for a while, in launchers' children too."""
+    """Make an experiment an option of Hydra's for a while."""
     if experiment is None:
         yield
         return

@@ -13,6 +13,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "lr-find": ("medexp.cli.lr_find", "lr_find", "suggest a learning rate from a short training in which it rises"),
+    "sweep": ("medexp.cli.sweep_commands", "sweep_command", "write a sweep of Weights & Biases, whose agents train"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
     "show": ("medexp.cli.show", "show_command", "draw cases of a run: reference, prediction, and where they differ"),
     "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),

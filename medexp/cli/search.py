@@ -51,9 +51,9 @@ def run_search(composer: Composer) -> int:
         MedexpError: The first trial failed when a step of it was tried.
         KeyboardInterrupt: It was asked to stop.
     """
-    warm_up()
+    warm_up("medexp.search.loaded")
     space = composer.sweep.space()
-    _check_space(space)
+    check_space(space)
     probe = composer.compose_trial({key: domain.probe for key, domain in space.items()}, number=0)
     trust_folders(probe.paths.modules)
     search: Search = instantiate(probe.search, "search")
@@ -80,12 +80,21 @@ def run_search(composer: Composer) -> int:
         return tell(driver.summary(), folder)
 
 
-def _check_space(space: Space) -> None:
+def check_space(space: Space, *, lucky: bool = False) -> None:
+    """Refuse what cannot be searched.
+
+    Args:
+        space: What may vary.
+        lucky: Whether seeds and folds may vary, too.
+
+    Raises:
+        UsageError: Nothing varies, or something that must not.
+    """
     if not space:
         raise UsageError("a search needs a key with several values, e.g. 'optimizer.lr=tag(log,interval(1e-4,1e-1))'")
     for key in space:
         name = key.lstrip("+")
-        if name in _NOT_SEARCHED:
+        if name in _NOT_SEARCHED and not lucky:
             raise UsageError(
                 f"{key} takes several values, of which a search would choose the luckiest; give one, and run the best "
                 f"trial with the others afterwards (medexp train -m EXPERIMENT VALUES {key}=0..4)"

@@ -13,7 +13,10 @@ class Standing(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     FINISHED = "finished"
+<<<<<<< HEAD
     PRUNED = "pruned"
+=======
+>>>>>>> main
     RUNNING = "running"
 
 

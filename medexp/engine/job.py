@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -26,9 +25,10 @@ from medexp.engine.inspected import Standing
 from medexp.engine.log import LOGGER
 from medexp.engine.process import determinism_note, device_of
 from medexp.engine.processes import Processes
+from medexp.engine.pruning import id_of_agent, is_chosen_from
 from medexp.engine.run import Run
 from medexp.engine.study import Study
-from medexp.engine.tracking import Outcome, Tracking, described, id_of_agent
+from medexp.engine.tracking import Outcome, Tracking, described
 from medexp.engine.work import Work
 
 _STANDINGS = {
@@ -188,7 +188,7 @@ class TrainingJob:
             self.record.fingerprint["commit"] = state["commit"]
             write_text(self.folder.path / "code.diff", state["diff"])
         if self.tracking.is_on:
-            self.record.wandb_id = id_of_agent(os.environ) or self.record.wandb_id or secrets.token_hex(4)
+            self.record.wandb_id = id_of_agent() or self.record.wandb_id or secrets.token_hex(4)
         self.folder.write(self.record)
         end_waiting(self.folder.path)
         data = self.parts.data
@@ -227,7 +227,8 @@ class TrainingJob:
         self.record.status, self.record.error, self.record.ended = status, error, now()
         self.folder.write(self.record)
         cases = Run(self.folder.path).cases if self.record.results else None
-        self.tracking.end(exit_code, Outcome(status.value, self.record.results, cases))
+        validation = self.record.results if self.record.part == "val" else self.record.validation
+        self.tracking.end(exit_code, Outcome(status.value, self.record.results, validation, cases))
 
     def _track(self) -> None:
         """Tell the tracker of this run what it may know."""
@@ -257,7 +258,7 @@ class TrainingJob:
         self.record.checkpoint = f"{self.config.trainer.checkpoint}: {checkpoint.name}"
         if self.config.trainer.checkpoint == "best" and part == "val":
             self.record.notes.append(f"biased: the checkpoint was chosen on the {part} cases that are reported")
-        if self.config.trial is not None and part == "val":
+        if is_chosen_from(self.config) and part == "val":
             self.record.notes.append(
                 f"biased: the search chooses among its trials by the {part} cases that are reported"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
@@ -26,11 +28,7 @@ class Pruning(pl.Callback):
         self.asks = asks
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell the score, and stop where the search wants it.
-
-        Raises:
-            RunPrunedError: The search stops this trial.
-        """
+        """Tell the score, and stop where the search wants it."""
         assert isinstance(pl_module, Experiment)
         name = self.reporter.metric or pl_module.metrics[0].name
         score, epoch = pl_module.results()[name]["mean"], trainer.current_epoch + 1
@@ -59,6 +57,16 @@ def pruning_of(config: DictConfig, folder: RunFolder, *, asks: bool) -> list[pl.
     return [] if reporter is None else [Pruning(reporter, asks=asks)]
 
 
+def id_of_agent() -> str | None:
+    """The run that an agent of a W&B sweep opened for this process, which the process has to join; None elsewhere."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def is_chosen_from(config: DictConfig) -> bool:
+    """Whether somebody chooses among several runs by the validation cases: a search, or a sweep of W&B."""
+    return config.trial is not None or id_of_agent() is not None
+
+
 def check_trial(config: DictConfig, parts: Parts) -> None:
     """Refuse a trial without validation cases.
 
@@ -69,7 +77,7 @@ def check_trial(config: DictConfig, parts: Parts) -> None:
     Raises:
         UsageError: There are none.
     """
-    if config.trial is not None and not parts.val:
+    if is_chosen_from(config) and not parts.val:
         raise UsageError(
             "a search chooses by validation cases, and dataset.split has none; choose a split that holds some out of "
             "the training cases"

@@ -76,11 +76,13 @@ class Outcome:
     Attributes:
         status: State of the run.
         results: Aggregated value by metric and label.
+        validation: The same over the validation cases, where it is known.
         cases: A line per case; None where the run did not come that far.
     """
 
     status: str
     results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    validation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     cases: pd.DataFrame | None = None
 
 
@@ -291,11 +293,6 @@ def described(
         config={**told, "study": record.study, "versions": record.versions, "hardware": record.hardware},
         layers=_layers(module),
     )
-
-
-def id_of_agent(environment: Mapping[str, str]) -> str | None:
-    """The run that an agent of a W&B sweep opened for this process, which the process has to join; None elsewhere."""
-    return environment.get("WANDB_RUN_ID") if environment.get("WANDB_SWEEP_ID") else None
 
 
 def _layers(module: pl.LightningModule) -> pd.DataFrame:

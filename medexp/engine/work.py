@@ -22,7 +22,7 @@ from medexp.engine.history import History
 from medexp.engine.overlays import Drawing
 from medexp.engine.process import pinned_process
 from medexp.engine.processes import Processes
-from medexp.engine.pruning import check_trial, pruning_of
+from medexp.engine.pruning import check_trial, is_chosen_from, pruning_of
 from medexp.engine.run import load_results_checkpoint
 from medexp.engine.signals import StopRequest
 from medexp.engine.tracking import Tracking
@@ -101,7 +101,7 @@ class Work:
         """
         data, module = self.parts.data, self.parts.module
         checkpoint = load_results_checkpoint(module, self.folder, choice=self.config.trainer.checkpoint)
-        if self.config.trial is not None and data.parts.evaluated[0] != "val":
+        if is_chosen_from(self.config) and data.parts.evaluated[0] != "val":
             self.trainer([], validate=True).validate(module, datamodule=data, verbose=False)
             self.validation = module.results()
         files = CaseFiles(

@@ -82,8 +82,11 @@ def test_what_cannot_be_read_is_told_with_the_override(typed: str) -> None:
         "dataset.root=/data",
         "dataset.workers=4",
         "dataset.source.cache_dir=/tmp",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
+        "launcher=joblib",
+        "launcher.n_jobs=2",
+        "retry=failed",
+        "preflight=build",
+        "hydra.verbose=true",
         "+experiment='mine'",
     ],
 )
