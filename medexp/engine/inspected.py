@@ -13,10 +13,7 @@ class Standing(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     FINISHED = "finished"
-<<<<<<< HEAD
     PRUNED = "pruned"
-=======
->>>>>>> main
     RUNNING = "running"
 
 
