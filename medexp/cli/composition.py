@@ -112,7 +112,7 @@ class Composer:
         job = self.sweep.with_values(values)
         with self.hydra():
             config = finish(self._compose(job), axes=axes_of(job))
-        config.trial = number
+        config.trial = {"number": number}
         return config
 
     def check(self) -> None:

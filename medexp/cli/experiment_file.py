@@ -168,8 +168,8 @@ def _choices(defaults: Any, groups: list[str], path: Path) -> Iterator[tuple[str
         group = str(key).removeprefix("override").strip().removeprefix("/")
         if group.startswith("hydra/"):
             raise UsageError(
-                f"{path}: defaults names {group}, which has no part here; jobs run where launcher=local|slurm|ray|joblib "
-                "says"
+                f"{path}: defaults names {group}, which has no part here; jobs run where "
+                "launcher=local|slurm|ray|joblib says"
             )
         if group not in groups:
             raise UsageError(f"{path}: defaults names {group}, which is no group{did_you_mean(group, groups)}")

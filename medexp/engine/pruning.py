@@ -50,10 +50,10 @@ def pruning_of(config: DictConfig, folder: RunFolder, *, asks: bool) -> list[pl.
     Returns:
         One callback or none.
     """
-    if config.trial is None:
+    if not config.trial:
         return []
     search: Search = instantiate(config.search, "search")
-    reporter = search.reporter(folder.path.parent, config.trial)
+    reporter = search.reporter(folder.path.parent, config.trial.number)
     return [] if reporter is None else [Pruning(reporter, asks=asks)]
 
 
@@ -64,7 +64,7 @@ def id_of_agent() -> str | None:
 
 def is_chosen_from(config: DictConfig) -> bool:
     """Whether somebody chooses among several runs by the validation cases: a search, or a sweep of W&B."""
-    return config.trial is not None or id_of_agent() is not None
+    return bool(config.trial) or id_of_agent() is not None
 
 
 def check_trial(config: DictConfig, parts: Parts) -> None:

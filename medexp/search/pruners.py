@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from medexp.core.errors import UsageError
 
 
+@runtime_checkable
 class Pruner(Protocol):
     """When a trial is stopped.
 

@@ -6,11 +6,12 @@ interrupted draws what it would have drawn; Optuna's samplers would begin with t
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from medexp.core.errors import UsageError
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """How values are drawn.
 

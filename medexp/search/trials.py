@@ -44,6 +44,7 @@ class Trial:
     error: str | None = None
 
 
+@runtime_checkable
 class Ledger(Protocol):
     """The trials of a search, as several processes share them; one that asks for trials is a worker."""
 
@@ -72,6 +73,7 @@ class Ledger(Protocol):
         """The trial with the best score; None where none is complete."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """What a run tells of its validations.
 
