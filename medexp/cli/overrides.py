@@ -166,7 +166,7 @@ def axes_of(job: Sequence[str]) -> dict[str, str]:
     axes = {}
     for override in parse(job).parsed:
         name = override.key_or_group
-        if is_place(name) or name == _OWN or is_hydras(name):
+        if is_place(name.replace("/", ".")) or name == _OWN or is_hydras(name):
             continue
         prefix = "~" if override.is_delete() else ""
         axes[prefix + (_CHAIN if name == f"{_CHAIN}.steps" else name.replace("/", "."))] = _plainly(override)

@@ -51,10 +51,10 @@ class Numbers:
         log: Whether it is drawn on a logarithmic scale.
     """
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     whole: bool
-    step: float | None = None
+    step: int | float | None = None
     log: bool = False
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class Numbers:
         """Any value."""
         return self.spelt(self.low)
 
-    def spelt(self, value: float) -> str:
+    def spelt(self, value: int | float) -> str:
         """A value as an override spells it."""
         return str(round(value)) if self.whole else repr(float(value))
 
