@@ -32,6 +32,7 @@ from medexp.search.trials import Ledger, Search, Trial
 
 # A search would choose the luckiest of these.
 _NOT_SEARCHED = ("seed", "fold")
+_MAY_CHANGE = ("n_trials", "_target_")
 # How long the run of a search that was killed may take to save and stop.
 _PATIENCE_S = 60.0
 _LOOK_EVERY_S = 0.1
@@ -69,11 +70,7 @@ def run_search(composer: Composer) -> int:
     print(f"study {config.study}: a search for the {'largest' if maximize else 'least'} {metric}", flush=True)
     _look_at_first(config, launcher)
     folder = _folder_of(config).path.parent
-    about = {
-        "experiment": comparable(plain(config)),
-        "space": {key: domain.as_plain() for key, domain in space.items()},
-        "search": search.as_plain(),
-    }
+    about = _about(config, space)
     with search.open(folder, space, maximize=maximize, about=about, retry=config.retry == "failed") as ledger:
         driver = Driver(composer, ledger, folder=folder, metric=metric, maximize=maximize, about=about)
         driver.run(launcher)
@@ -110,6 +107,18 @@ def _objective(search: Search, config: DictConfig) -> tuple[str, bool]:
     if name not in known:
         raise UsageError(f"search.metric={name} is none of metrics ({', '.join(known)}){did_you_mean(name, known)}")
     return name, known[name]
+
+
+def _about(config: DictConfig, space: Space) -> dict[str, Any]:
+    """What is searched and how: of a search that goes on, all but the number of its trials stays the same."""
+    return {
+        "experiment": comparable(plain(config)),
+        "space": {key: domain.as_plain() for key, domain in space.items()},
+        "search": {
+            **{key: value for key, value in plain(config.search).items() if key not in _MAY_CHANGE},
+            "options": {group: option for group, option in config.options.items() if group.startswith("search")},
+        },
+    }
 
 
 def _folder_of(config: DictConfig) -> RunFolder:

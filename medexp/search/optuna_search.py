@@ -100,12 +100,3 @@ class Optuna:
     def reporter(self, folder: Path, trial: int) -> OptunaReporter | None:
         """What a trial's run tells of its validations, see `Search`."""
         return OptunaReporter(folder, trial, metric=self.metric, pruner=self.pruner) if self.prunes else None
-
-    def as_plain(self) -> dict[str, Any]:
-        """How values are drawn and trials stopped, for the record."""
-        return {
-            "sampler": {"name": type(self.sampler).__name__.lower(), **vars(self.sampler)},
-            "pruner": {"name": type(self.pruner).__name__.lower(), **vars(self.pruner)},
-            "metric": self.metric,
-            "seed": self.seed,
-        }

@@ -109,6 +109,3 @@ class Search(Protocol):
 
     def reporter(self, folder: Path, trial: int) -> Reporter | None:
         """What a trial's run tells of its validations; None where nobody asks."""
-
-    def as_plain(self) -> dict[str, Any]:
-        """How values are drawn and trials stopped, for the record."""

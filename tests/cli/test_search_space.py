@@ -82,6 +82,24 @@ def test_a_trial_is_the_run_of_its_values(here: Path, experiment: Callable[..., 
     assert differences(plain(alone), plain(trial)) == ["trial: {} -> (absent)", "trial.number: (absent) -> 4"]
 
 
+def test_an_experiment_file_may_carry_a_search(here: Path, experiment: Callable[..., str]) -> None:
+    path = experiment(
+        "defaults: [override /search: optuna, override /search/pruner: hyperband]\n"
+        "search: {n_trials: 20, pruner: {reduction_factor: 4}}\n"
+        "sweep: {optimizer.lr: 'tag(log,interval(1e-4,1e-1))', loss: [dice, focal]}\n"
+    )
+    composer = Composer(path, ["loss=dice,dice_ce", "search.seed=3"])
+    assert composer.chosen("search") == "optuna"
+    assert Composer(path, ["search=none"]).chosen("search") == "none"
+    assert composer.sweep.space() == {
+        "optimizer.lr": Numbers(1e-4, 1e-1, whole=False, log=True),
+        "loss": Choices(("dice", "dice_ce")),
+    }
+    config = composer.compose_trial({"optimizer.lr": "0.01", "loss": "dice"}, number=0)
+    assert (config.search.n_trials, config.search.seed, config.search.pruner.reduction_factor) == (20, 3, 4)
+    assert config.options["search/pruner"] == "hyperband"
+
+
 def _told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(["train", *words]) == 2
     return capsys.readouterr().err

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from medexp.cli.main import main
 from medexp.core.record import Record, RunFolder, Status
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 RUNS = Path("runs")
 COMMAND = (sys.executable, "-m", "medexp.cli.main")
@@ -131,6 +132,11 @@ def test_a_bad_trial_is_stopped_early_and_stays_so(known: list[str], capsys: pyt
     rows = [json.loads(row) for row in (RUNS / "own" / stopped_run / "steps.jsonl").read_text().splitlines()]
     assert {row["epoch"] for row in rows} == {0}
 
+    study = optuna.load_study(study_name="medexp", storage=f"sqlite:///{RUNS / 'own' / 'optuna.db'}")
+    for before, after in pairwise(study.trials):  # none is asked for before the one before it is known
+        assert before.datetime_complete < after.datetime_start
+    study._storage.remove_session()
+
     assert main(["status", "own"]) == 0
     assert "1 pruned, 2 finished" in capsys.readouterr().out
     assert main(command) == 0  # again, as a search
@@ -152,6 +158,12 @@ def test_a_trial_that_fails_stops_no_other_and_equal_values_are_trained_once(
     trials = _summary()["trials"]
     assert [trial["objective"] for trial in trials] == [0.5, None, 0.5]
     assert trials[0]["run"] == trials[2]["run"]
+
+    assert main([*known, *values, "retry=failed"]) == 0
+    assert "4 trials: 2 complete, 2 failed" in capsys.readouterr().out
+    again = _summary()["trials"]
+    assert again[:3] == trials
+    assert again[3] == {**trials[1], "number": 3}
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
