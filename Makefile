@@ -6,7 +6,7 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post tour pictures \
+.PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post disturbed tour pictures \
   reproducibility clean
 
 help:  ## list the targets
@@ -54,6 +54,9 @@ bench-post: $(INSTALLED)  ## time post-processing of masks beside MONAI
 
 bench-models: $(INSTALLED)  ## measure every dense network of conf/model and write docs/models.md
 	$(BIN)/python tests/bench/models.py
+
+disturbed: $(INSTALLED)  ## kill jobs and the sweep of a study, and compare with the same left alone (MEDEXP_DATA=FOLDER)
+	$(BIN)/python tests/bench/disturbed.py launcher.n_jobs=2
 
 tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.md
 	$(BIN)/python tests/bench/tour.py

@@ -89,8 +89,8 @@ RULES: Mapping[str, Rule] = {
     "save_predictions": _FLAG,
     "on_change": _one_of("refuse", "resume", "new"),
     "retry": _one_of("interrupted", "failed"),
-    "preflight": _one_of("full", "build", "off")
-    | Rule("off", lambda value: value is False),  # YAML reads a bare off as false
+    # YAML reads a bare off as false.
+    "preflight": Rule("full or build or off", lambda value: value in ("full", "build", "off") or value is False),
     "study": _TEXT,
     "paths.runs": _TEXT,
     "paths.cache": _TEXT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict
 
 from medexp.core.files import write_json
@@ -39,7 +40,7 @@ class _File:
 
     def show(self, status: Status, *, now_s: float) -> None:
         known = {name: value for name, value in asdict(status).items() if value is not None}
-        write_json(self._folder.progress, known | {"at": now()})
+        write_json(self._folder.progress, known | {"at": now(), "process": os.getpid()})
         self._shown_s = now_s
 
     def close(self) -> None:

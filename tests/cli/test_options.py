@@ -45,6 +45,8 @@ _OTHER: dict[str, Any] = {
     "init_skip": ["head.*"],
     "freeze": ["encoder.*"],
     "on_change": "new",
+    "retry": "failed",
+    "preflight": "build",
     "fold": 1,
     "paths.modules": ["mine"],
     "paths.conf": ["theirs"],
