@@ -181,6 +181,11 @@ def _plainly(override: Override) -> str:
     return str(value).lower() if isinstance(value, bool) else override.get_value_element_as_str()
 
 
+def is_searchs(key: str) -> bool:
+    """Whether a key chooses a search, or a knob of it."""
+    return re.split(r"[./]", key, maxsplit=1)[0] == "search"
+
+
 def is_hydras(key: str) -> bool:
     """Whether a key belongs to Hydra itself, its launchers and sweepers."""
     return re.split(r"[./]", key, maxsplit=1)[0] == "hydra"

@@ -90,5 +90,8 @@ def tell(summary: Mapping[str, Any], folder: Path) -> int:
         print(summary["note"])
     unfinished = any(trial["state"] == State.OPEN for trial in trials)
     if unfinished:
-        print("medexp train: open trials were interrupted; the same command goes on with them", file=sys.stderr)
+        print(
+            "medexp train: open trials are under way, or were interrupted; the same command goes on with them",
+            file=sys.stderr,
+        )
     return 1 if unfinished or not complete else 0

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from medexp.cli.composition import Composer
 from medexp.cli.metric_directions import directions
+from medexp.cli.overrides import is_searchs
 from medexp.cli.search import check_space
 from medexp.core.errors import UsageError, did_you_mean
 from medexp.core.files import write_text
@@ -107,7 +108,7 @@ def _command(composer: Composer, experiment: Sequence[str], space: Space, config
     fixed = [
         typed
         for typed, override in zip(composer.sweep.typed, composer.sweep.parsed, strict=True)
-        if override.get_key_element() not in space and override.key_or_group != "search"
+        if override.get_key_element() not in space and not is_searchs(override.key_or_group)
     ]
     searches = composer.chosen("search") not in (None, "none")
     own = [] if config_dir is None else ["--config-dir", config_dir]

@@ -9,6 +9,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from medexp.cli.composition import TOP, Composer
+from medexp.cli.overrides import is_searchs
 from medexp.cli.search import run_search
 from medexp.cli.sweep import run_sweep
 from medexp.core.errors import RunInterruptedError, UsageError
@@ -71,10 +72,17 @@ def train_command(words: Sequence[str]) -> int:
         raise UsageError(f"search={composer.chosen('search')} makes several runs; add -m, and keys with several values")
     if searches:
         return run_search(composer)
+    _refuse_knobs_of_no_search(composer)
     if composer.sweep.swept and not flags.multirun:
         raise UsageError(f"{', '.join(composer.sweep.swept)} takes several values; add -m to run them all")
     configs = composer.compose_jobs()
     return run_sweep(composer.sweep, configs) if flags.multirun else _run(configs[0])
+
+
+def _refuse_knobs_of_no_search(composer: Composer) -> None:
+    for override in composer.sweep.parsed:
+        if is_searchs(override.key_or_group) and override.key_or_group != "search":
+            raise UsageError(f"{override.input_line} is of a search, and none is chosen; add search=optuna")
 
 
 def _run(config: DictConfig) -> int:

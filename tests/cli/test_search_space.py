@@ -120,4 +120,6 @@ def test_a_search_that_cannot_be_is_told_with_the_remedy(here: Path, capsys: pyt
     assert "trainer.validate_every_epochs is null" in _told(capsys, "-m", *search, "loss=dice,focal")
     grid = ("search=optuna", "search/sampler=grid", "search/pruner=none")
     assert "optimizer.lr is an interval" in _told(capsys, "-m", *grid, "optimizer.lr=interval(0,1)")
+    for knob in ("search.n_trials=3", "search/sampler=grid"):
+        assert f"{knob} is of a search, and none is chosen; add search=optuna" in _told(capsys, knob)
     assert "trial is filled in by medexp" in _told(capsys, "trial.number=3")

@@ -33,6 +33,7 @@ def test_intervals_become_distributions_and_lists_values(export: Callable[..., d
         "9",
         "seed=3",
         "search=optuna",
+        "search.n_trials=9",
         "loss=dice,focal",
         "optimizer.lr=tag(log,interval(1e-4,1e-1))",
         "optimizer.weight_decay=interval(0,0.5)",
