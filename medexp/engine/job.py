@@ -228,7 +228,7 @@ class TrainingJob:
         self.folder.write(self.record)
         cases = Run(self.folder.path).cases if self.record.results else None
         validation = self.record.results if self.record.part == "val" else self.record.validation
-        self.tracking.end(exit_code, Outcome(status.value, self.record.results, validation, cases))
+        self.tracking.end(exit_code, Outcome(status.value, self.record.results, cases, validation))
 
     def _track(self) -> None:
         """Tell the tracker of this run what it may know."""

@@ -76,14 +76,14 @@ class Outcome:
     Attributes:
         status: State of the run.
         results: Aggregated value by metric and label.
-        validation: The same over the validation cases, where it is known.
         cases: A line per case; None where the run did not come that far.
+        validation: Values like the results over the validation cases, where they are known.
     """
 
     status: str
     results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    validation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     cases: pd.DataFrame | None = None
+    validation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 @runtime_checkable
