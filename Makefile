@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post disturbed tour pictures \
-  reproducibility clean
+  reproducibility verdict clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
@@ -66,6 +66,9 @@ pictures: $(INSTALLED)  ## draw docs/pictures on generated images, the page with
 
 reproducibility: $(INSTALLED)  ## say what is bitwise reproducible on this machine
 	$(BIN)/python tests/bench/reproducibility.py
+
+verdict: $(INSTALLED)  ## simulate how often medexp compare errs and write the tables of docs/comparing.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/verdict.py
 
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format .

@@ -15,6 +15,7 @@ COMMANDS = {
     "lr-find": ("medexp.cli.lr_find", "lr_find", "suggest a learning rate from a short training in which it rises"),
     "sweep": ("medexp.cli.sweep_commands", "sweep_command", "write a sweep of Weights & Biases, whose agents train"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
+    "compare": ("medexp.cli.compare", "compare_command", "say which method is better, worse or not separable"),
     "show": ("medexp.cli.show", "show_command", "draw cases of a run: reference, prediction, and where they differ"),
     "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),
     "tune-postprocessing": (
@@ -24,6 +25,7 @@ COMMANDS = {
     ),
     "model": ("medexp.cli.model", "model_command", "list networks, and say what one costs and which patches pass it"),
     "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
+    "wandb": ("medexp.cli.wandb", "wandb_command", "send runs that were tracked offline to Weights & Biases"),
     "doctor": ("medexp.cli.doctor", "doctor", "say what this machine can do"),
 }
 _EXAMPLES = """examples:
@@ -31,6 +33,7 @@ _EXAMPLES = """examples:
   medexp train quickstart loss=focal optimizer.lr=0.01  the same with other knobs
   medexp train -m quickstart loss=dice,focal seed=0..2  a sweep; the same command again does what is left
   medexp status quickstart                            its runs
+  medexp compare quickstart --by loss                 which loss is better, if one is
   medexp show runs/quickstart/default                 its worst case, drawn
   medexp data check dataset=msd dataset.root=FOLDER   what is wrong with a dataset, in one pass
 

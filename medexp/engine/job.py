@@ -27,6 +27,7 @@ from medexp.engine.process import determinism_note, device_of
 from medexp.engine.processes import Processes
 from medexp.engine.pruning import id_of_agent, is_chosen_from
 from medexp.engine.run import Run
+from medexp.engine.shared_record import case_salt
 from medexp.engine.study import Study
 from medexp.engine.tracking import Outcome, Tracking, described
 from medexp.engine.work import Work
@@ -228,15 +229,15 @@ class TrainingJob:
         self.folder.write(self.record)
         cases = Run(self.folder.path).cases if self.record.results else None
         validation = self.record.results if self.record.part == "val" else self.record.validation
-        self.tracking.end(exit_code, Outcome(status.value, self.record.results, cases, validation))
+        outcome = Outcome(status.value, self.record.results, cases, validation=validation)
+        self.tracking.end(exit_code, outcome, record=self.folder if status is Status.FINISHED else None)
 
     def _track(self) -> None:
         """Tell the tracker of this run what it may know."""
         if not self.tracking.is_on:
             return
         study, data = Study(Path(self.config.paths.runs), self.config.study), self.parts.data
-        salt = study.pin("case_salt", lambda: (secrets.token_hex(16), "hides the ids of cases from trackers"))
-        rename = self.tracking.names_of(data.cases, salt=salt)
+        rename = self.tracking.names_of(data.report.cases, salt=case_salt(study))
         run = described(self.record, self.plain, self.parts.module, folder=self.folder.path, rename=rename)
         self.tracking.begin(run, public=data.source.public, rename=rename)
 
