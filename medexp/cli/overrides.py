@@ -91,7 +91,7 @@ def _domain(override: Override) -> Domain:
         whole = all(isinstance(value, int) for value in values)
         if values:
             return Numbers(values[0], values[-1], whole=whole, step=sweep.step, log=log)
-    return Choices(tuple(override.sweep_string_iterator()))
+    return Choices(tuple(dict.fromkeys(override.sweep_string_iterator())))
 
 
 def _spelt(override: Override) -> list[str]:

@@ -25,6 +25,7 @@ from medexp.search.space import Choices, Domain, Numbers, combinations, count_co
         ("model.depth=range(2,8,3)", Numbers(2, 5, whole=True, step=3)),
         ("loss.gamma=range(0,1,0.25)", Numbers(0.0, 0.75, whole=False, step=0.25)),
         ("loss=dice,focal", Choices(("dice", "focal"))),
+        ("loss=dice,focal,dice", Choices(("dice", "focal"))),
         ("loss=choice(dice,focal)", Choices(("dice", "focal"))),
         ("model.channels=[8,16],[16,32]", Choices(("[8,16]", "[16,32]"))),
         ("optimizer.lr=1e-3,0.1", Choices(("0.001", "0.1"))),
