@@ -149,21 +149,21 @@ def test_a_bad_trial_is_stopped_early_and_stays_so(known: list[str], capsys: pyt
 def test_a_trial_that_fails_stops_no_other_and_equal_values_are_trained_once(
     known: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = ["search/sampler=grid", "search/pruner=none", "loss.alpha=0.5,-1,0.50"]
+    # By its seed the search draws 0.5, -1 and 0.5 again.
+    values = ["search/sampler=random", "search.n_trials=3", "search/pruner=none", "loss.alpha=0.5,-1"]
     assert main([*known, *values]) == 0
     told = capsys.readouterr()
-    assert "trial 1 failed: RuntimeError: alpha is -1" in told.err
-    assert "3 trials: 2 complete, 1 failed" in told.out
-    assert told.out.count(": finished") == 1
     trials = _summary()["trials"]
-    assert [trial["objective"] for trial in trials] == [0.5, None, 0.5]
-    assert trials[0]["run"] == trials[2]["run"]
+    (failed,) = (trial for trial in trials if trial["values"]["loss.alpha"] == "-1")
+    one, other = (trial for trial in trials if trial != failed)
+    assert (failed["state"], failed["error"]) == ("failed", "RuntimeError: alpha is -1")
+    assert f"trial {failed['number']} failed: RuntimeError: alpha is -1" in told.err
+    assert (one["objective"], other["objective"]) == (0.5, 0.5)
+    assert one["run"] == other["run"]
+    assert told.out.count(": finished") == 1
 
     assert main([*known, *values, "retry=failed"]) == 0
-    assert "4 trials: 2 complete, 2 failed" in capsys.readouterr().out
-    again = _summary()["trials"]
-    assert again[:3] == trials
-    assert again[3] == {**trials[1], "number": 3}
+    assert _summary()["trials"] == [*trials, {**failed, "number": 3}]
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
