@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH = 10_000
 _MOST_SENTENCES = 15
+_ENSEMBLE = "ensemble"
 _EPILOG = """examples:
   medexp compare losses                                     a study, by what its runs differ in
   medexp compare losses --by loss --baseline dice           each loss against Dice
@@ -51,7 +52,10 @@ def compare_command(words: Sequence[str]) -> int:
     from medexp.compare.runs import read_runs
     from medexp.compare.strata import read_factors
 
-    runs = _fetched(arguments) if arguments.source else read_runs(arguments.runs_or_study, arguments.runs)
+    every = _fetched(arguments) if arguments.source else read_runs(arguments.runs_or_study, arguments.runs)
+    runs = [run for run in every if (run.value("fold") == _ENSEMBLE) == arguments.ensembles]
+    if not runs:
+        raise UsageError(f"{', '.join(arguments.runs_or_study)} has no ensemble; medexp ensemble STUDY makes them")
     choices = Choices(
         by=_listed(arguments.by),
         metrics=_listed(arguments.metric),
@@ -183,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--metric", default="", metavar="NAMES", help="metrics, the one that decides first (default: all)")
     add("--baseline", metavar="METHOD", help="compare all others with this one (default: each with each)")
     add("--choose", metavar="AXIS", help="what was searched for, e.g. optimizer.lr: each method at its best validation")
+    add("--ensembles", action="store_true", help="compare what medexp ensemble has made of the folds")
     add("--alpha", type=float, default=0.05, help="level of the verdict (default: 0.05)")
     add("--resamples", type=int, default=10_000, help="of bootstrap and permutations (default: 10000)")
     add("--seed", type=int, default=0, help="what they are drawn with (default: 0)")
