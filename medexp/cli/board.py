@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from medexp.cli.status import with_counts
-from medexp.compare.status import FAILED, FINISHED, KILLED, RunState, read_run
+from medexp.compare.status import FAILED, FINISHED, KILLED, PRUNED, RunState, read_run
 from medexp.core.record import RunFolder
 
 _EVERY_S = 1.0
@@ -45,6 +45,10 @@ class Board:
         if self._live is not None:
             self._live.stop()
 
+    def add(self, folder: RunFolder) -> None:
+        """Show another job from now on."""
+        self._folders.append(folder)
+
     def tick(self) -> None:
         """Look at the jobs, once a second at most."""
         if time.monotonic() - self._looked_s >= _EVERY_S:
@@ -71,6 +75,6 @@ def _line(state: RunState) -> str:
     parts = [f"{state.name}: {state.status}"]
     if state.status == FINISHED:
         parts += [state.score, f"after {state.minutes:.1f} min"]
-    elif state.status in (FAILED, KILLED):
+    elif state.status in (FAILED, KILLED, PRUNED):
         parts.append(state.reason)
     return "  ".join(filter(None, parts))

@@ -16,7 +16,7 @@ from medexp.core.errors import UsageError, did_you_mean
 
 # Groups of which several options may be chosen, or none.
 _SEVERAL = ("callbacks", "metrics")
-_FILLED_IN = ("axes", "options")
+_FILLED_IN = ("axes", "options", "trial")
 _HYDRAS_LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
 _OUR_LAUNCHERS = "choose where jobs run with launcher=local|slurm|ray|joblib and their knobs, e.g. launcher.n_jobs=2"
 

@@ -23,6 +23,7 @@ _WORD = re.compile(r"[\w/.-]+")
 _NOT_HERE = {
     "options": "which medexp fills in with the chosen options; remove it",
     "axes": "which medexp fills in with the overrides of each run; remove it",
+    "trial": "which medexp fills in with the number of each trial of a search; remove it",
     "hydra": "which has no effect in an experiment; give it on the command line, e.g. hydra.verbose=true",
 }
 

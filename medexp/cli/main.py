@@ -13,6 +13,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "lr-find": ("medexp.cli.lr_find", "lr_find", "suggest a learning rate from a short training in which it rises"),
+    "sweep": ("medexp.cli.sweep_commands", "sweep_command", "write a sweep of Weights & Biases, whose agents train"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
     "ensemble": ("medexp.cli.ensemble", "ensemble_command", "judge the networks of all folds of a study as one"),
     "compare": ("medexp.cli.compare", "compare_command", "say which method is better, worse or not separable"),

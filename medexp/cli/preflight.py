@@ -21,7 +21,7 @@ from medexp.engine.pace import format_duration
 from medexp.launchers.forks import Fork, receiver
 from medexp.launchers.jobs import Job
 
-_NOTHING_TO_DO = (Standing.FINISHED, Standing.RUNNING)
+_NOTHING_TO_DO = (Standing.FINISHED, Standing.PRUNED, Standing.RUNNING)
 # What may differ between jobs whose steps cost the same.
 _SAME_COST = ("seed", "fold")
 

@@ -22,7 +22,7 @@ from medexp.engine.study import Study
 from medexp.launchers.forks import warm_up
 from medexp.launchers.jobs import Job, Launcher
 
-_OFF = ("off", False)
+OFF = ("off", False)
 
 
 def run_sweep(sweep: Sweep, configs: Sequence[DictConfig]) -> int:
@@ -43,8 +43,8 @@ def run_sweep(sweep: Sweep, configs: Sequence[DictConfig]) -> int:
     warm_up()
     jobs = [Job(config, run_folder(Path(config.paths.runs), config.study, config.axes)) for config in configs]
     _check_distinct(sweep, jobs)
-    launcher = _launcher(configs)
-    _pin_threads(configs, launcher)
+    launcher = launcher_of(configs)
+    pin_threads(configs, launcher)
     study = configs[0].study
     print(f"study {study}: {_jobs(len(jobs))}", flush=True)
     queued = _looked_at(jobs, launcher)
@@ -54,12 +54,13 @@ def run_sweep(sweep: Sweep, configs: Sequence[DictConfig]) -> int:
     return _told(jobs, study)
 
 
-def _launcher(configs: Sequence[DictConfig]) -> Launcher:
+def launcher_of(configs: Sequence[DictConfig]) -> Launcher:
+    """What runs the jobs."""
     launcher: Launcher = instantiate(configs[0].launcher, "launcher")
     return launcher
 
 
-def _pin_threads(configs: Sequence[DictConfig], launcher: Launcher) -> None:
+def pin_threads(configs: Sequence[DictConfig], launcher: Launcher) -> None:
     """Jobs that run side by side share the cores of this machine."""
     if not launcher.here or launcher.at_once in (None, 1):
         return
@@ -73,17 +74,26 @@ def _pin_threads(configs: Sequence[DictConfig], launcher: Launcher) -> None:
 def _looked_at(jobs: Sequence[Job], launcher: Launcher) -> list[Job]:
     """The jobs that have something left to do, after all were found to be good."""
     level = jobs[0].config.preflight
-    if level in _OFF:
+    if level in OFF:
         return [job for job in jobs if _is_wanted(job, failed=_has_failed(job))]
     findings = preflight(jobs, here=launcher.here, measure=level == "full")
     show(findings, console(), at_once=launcher.at_once)
-    _refuse([finding for finding in findings if finding.error])
+    refuse([finding for finding in findings if finding.error])
     left = with_memory([finding for finding in findings if not finding.is_done])
     failed = {finding.job.name for finding in findings if finding.has_failed}
     return [job for job in left if _is_wanted(job, failed=job.name in failed or _has_failed(job))]
 
 
-def _refuse(bad: Sequence[Finding]) -> None:
+def refuse(bad: Sequence[Finding]) -> None:
+    """Say what is wrong with jobs.
+
+    Args:
+        bad: What was found of them.
+
+    Raises:
+        UsageError: One of them is used wrongly.
+        MedexpError: One failed when it was tried.
+    """
     if not bad:
         return
     told = "\n".join(f"{finding.job.name}: {finding.error}" for finding in bad)

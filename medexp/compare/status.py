@@ -16,6 +16,7 @@ from medexp.core.record import Record, RunFolder, axes_name
 from medexp.core.waiting import Waiting, read_waiting
 
 DAMAGED, FAILED, FINISHED, KILLED, QUEUED, RUNNING = "damaged", "failed", "finished", "killed", "queued", "running"
+PRUNED = "pruned"
 NOT_STARTED = "not started"
 
 
@@ -64,7 +65,7 @@ class RunState:
     @property
     def place(self) -> str:
         """How far a run is that has not finished: epoch, or the cases that were judged."""
-        if self.status not in (RUNNING, KILLED, FAILED):
+        if self.status not in (RUNNING, KILLED, FAILED, PRUNED):
             return ""
         done = ("stage", "batch", "batches") if "step" not in self.progress else ("epoch", "epoch", "epochs")
         word, at, of = (self.progress.get(key) for key in done)

@@ -13,6 +13,7 @@ class Standing(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     FINISHED = "finished"
+    PRUNED = "pruned"
     RUNNING = "running"
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.core import environment
 from medexp.core.config import comparable, plain
-from medexp.core.errors import MedexpError, RecordError, RunInterruptedError
+from medexp.core.errors import MedexpError, RecordError, RunInterruptedError, RunPrunedError
 from medexp.core.files import write_json, write_text
 from medexp.core.hashing import hash_plain
 from medexp.core.instantiate import instantiate, targets, user_module_file
@@ -25,6 +25,7 @@ from medexp.engine.inspected import Standing
 from medexp.engine.log import LOGGER
 from medexp.engine.process import determinism_note, device_of
 from medexp.engine.processes import Processes
+from medexp.engine.pruning import id_of_agent, is_chosen_from
 from medexp.engine.run import Run
 from medexp.engine.shared_record import case_salt
 from medexp.engine.study import Study
@@ -36,6 +37,12 @@ _STANDINGS = {
     Status.KILLED: Standing.INTERRUPTED,
     Status.FAILED: Standing.FAILED,
     Status.FINISHED: Standing.FINISHED,
+    Status.PRUNED: Standing.PRUNED,
+}
+# What is told of a run that is not made again.
+_ENDED = {
+    Status.FINISHED: "finished already with the same configuration, code and data: %s; nothing to do",
+    Status.PRUNED: "a search stopped this run: %s; nothing to do (study=NAME makes it anew)",
 }
 
 
@@ -93,9 +100,7 @@ class TrainingJob:
     def run(self) -> Run:
         """Find the run done, or do what is left of it; the caller holds the folder's lock."""
         if self._is_done():
-            LOGGER.info(
-                "finished already with the same configuration, code and data: %s; nothing to do", self.folder.path
-            )
+            end_waiting(self.folder.path)
             return Run(self.folder.path)
         if self.parts.data.report.faults:
             LOGGER.info("%s; medexp data check tells them", self.parts.data.report.summary())
@@ -152,7 +157,9 @@ class TrainingJob:
         self._continue(old)
         if found:
             self.record.notes.append("resumed with changes: " + "; ".join(found))
-        return not found and old.status is Status.FINISHED
+        if not found and old.status in _ENDED:
+            LOGGER.info(_ENDED[old.status], self.folder.path)
+        return not found and old.status in _ENDED
 
     def _continue(self, old: Record) -> None:
         self.record.started, self.record.seconds, self.record.notes = old.started, old.seconds, list(old.notes)
@@ -181,8 +188,8 @@ class TrainingJob:
         if state:
             self.record.fingerprint["commit"] = state["commit"]
             write_text(self.folder.path / "code.diff", state["diff"])
-        if self.tracking.is_on and self.record.wandb_id is None:
-            self.record.wandb_id = secrets.token_hex(4)
+        if self.tracking.is_on:
+            self.record.wandb_id = id_of_agent() or self.record.wandb_id or secrets.token_hex(4)
         self.folder.write(self.record)
         end_waiting(self.folder.path)
         data = self.parts.data
@@ -206,6 +213,9 @@ class TrainingJob:
         except (RunInterruptedError, KeyboardInterrupt, SystemExit) as error:
             self._end(Status.KILLED, str(error) or type(error).__name__, exit_code=1)
             raise
+        except RunPrunedError as error:
+            LOGGER.info("%s", error)
+            self._end(Status.PRUNED, str(error), exit_code=0)
         except BaseException as error:
             LOGGER.debug("failed", exc_info=True)
             exit_code = error.exit_code if isinstance(error, MedexpError) else 1
@@ -218,8 +228,9 @@ class TrainingJob:
         self.record.status, self.record.error, self.record.ended = status, error, now()
         self.folder.write(self.record)
         cases = Run(self.folder.path).cases if self.record.results else None
-        finished = self.folder if status is Status.FINISHED else None
-        self.tracking.end(exit_code, Outcome(status.value, self.record.results, cases), record=finished)
+        validation = self.record.results if self.record.part == "val" else self.record.validation
+        outcome = Outcome(status.value, self.record.results, cases, validation=validation)
+        self.tracking.end(exit_code, outcome, record=self.folder if status is Status.FINISHED else None)
 
     def _track(self) -> None:
         """Tell the tracker of this run what it may know."""
@@ -244,9 +255,14 @@ class TrainingJob:
             checkpoint = self.work.judge()
         write_evidence(module.evidence, module.metrics, self.folder, part=part)
         self.record.results = plain_results(module.results())
+        self.record.validation = plain_results(self.work.validation)
         self.record.checkpoint = f"{self.config.trainer.checkpoint}: {checkpoint.name}"
         if self.config.trainer.checkpoint == "best" and part == "val":
             self.record.notes.append(f"biased: the checkpoint was chosen on the {part} cases that are reported")
+        if is_chosen_from(self.config) and part == "val":
+            self.record.notes.append(
+                f"biased: the search chooses among its trials by the {part} cases that are reported"
+            )
         for name, by_label in self.record.results.items():
             shown = "  ".join(f"{label} {_shown(value)}" for label, value in by_label.items())
             LOGGER.info("%s %s: %s", part, name, shown)

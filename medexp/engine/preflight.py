@@ -63,7 +63,7 @@ def inspect(config: DictConfig, *, here: bool, measure: bool) -> Inspected:
         standing = job.standing()
         job.work.try_patch()
         model = job.parts.module.model
-        wanted = measure and here and standing not in (Standing.FINISHED, Standing.RUNNING)
+        wanted = measure and here and standing not in (Standing.FINISHED, Standing.PRUNED, Standing.RUNNING)
         return Inspected(
             standing=standing,
             error=job.folder.read().error if standing is Standing.FAILED else None,

@@ -75,12 +75,14 @@ class Outcome:
         results: Aggregated value by metric and label.
         cases: A line per case; None where the run did not come that far.
         files: Content of the record's files by name, for others' eyes; empty unless the run finished.
+        validation: Values like the results over the validation cases, where they are known.
     """
 
     status: str
     results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     cases: pd.DataFrame | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    validation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 @runtime_checkable

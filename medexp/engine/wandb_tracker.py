@@ -122,9 +122,10 @@ class WandbTracker:
         if self._run is None:
             return
         self._run.summary["status"] = outcome.status
-        for metric, by_label in outcome.results.items():
-            for label, value in by_label.items():
-                self._run.summary[f"results/{metric}/{label}"] = value
+        for kind, values in (("results", outcome.results), ("validation", outcome.validation)):
+            for metric, by_label in values.items():
+                for label, value in by_label.items():
+                    self._run.summary[f"{kind}/{metric}/{label}"] = value
         if outcome.cases is not None:
             log_table(self._run, "cases", outcome.cases)
         folder = Path(self._run.dir).parent

@@ -24,9 +24,13 @@ _LOADED = "medexp.launchers.loaded"
 _NO_CUDA_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
-def warm_up() -> None:
-    """Let the server begin to load, without waiting for it."""
-    _CONTEXT.set_forkserver_preload([_LOADED])
+def warm_up(*also: str) -> None:
+    """Let the server begin to load, without waiting for it.
+
+    Args:
+        *also: Modules that it loads beside the usual ones, where it does not run yet.
+    """
+    _CONTEXT.set_forkserver_preload([_LOADED, *also])
     before = {name: os.environ.get(name) for name in _NO_CUDA_CONTEXT}
     os.environ.update(_NO_CUDA_CONTEXT)
     try:

@@ -104,6 +104,14 @@ class Room:
             self._jobs[number] += 1
         return taken
 
+    @property
+    def is_left(self) -> bool:
+        """Whether a GPU has room for any job."""
+        return any(
+            not self._jobs[number] or (megabytes > _CONTEXT_MB and self._jobs[number] != self._jobs_per_gpu)
+            for number, megabytes in self._free_mb.items()
+        )
+
     def give_back(self, taken: dict[int, float]) -> None:
         """Free what a job has taken."""
         for number, megabytes in taken.items():

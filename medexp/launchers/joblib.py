@@ -27,6 +27,7 @@ class Joblib:
     """
 
     name = "joblib"
+    pulls = False
     here = True
 
     def __init__(self, *, n_jobs: int, backend: str) -> None:

@@ -55,11 +55,13 @@ class Launcher(Protocol):
     Attributes:
         name: What the jobs' folders call it.
         here: Whether jobs run on this machine, so that what is measured here holds for them.
+        pulls: Whether it takes a job only when it can start it, so that what the job is may depend on those that ended.
         at_once: How many jobs run at a time; None where that is up to somebody else.
     """
 
     name: str
     here: bool
+    pulls: bool
     at_once: int | None
 
     def launch(self, jobs: Iterable[Job], *, tick: Callable[[], None]) -> None:

@@ -59,6 +59,7 @@ class Local:
 
     name = "local"
     here = True
+    pulls = True
 
     def __init__(
         self,
@@ -86,13 +87,18 @@ class Local:
     def launch(self, jobs: Iterable[Job], *, tick: Callable[[], None]) -> None:
         """Run jobs until none is left, see `Launcher`."""
         running: list[_Running] = []
-        waiting = iter(jobs)
-        following = next(waiting, None)
+        waiting, following = iter(jobs), None
         with self._listening(running):
             try:
-                while running or (following is not None and not self._asked):
-                    while following is not None and not self._asked and self._start(following, running):
-                        following = next(waiting, None)
+                while True:
+                    # Not one too early: what the next job is may hang on how those before it ended.
+                    while not self._asked and self._has_place(running):
+                        following = following or next(waiting, None)
+                        if following is None or not self._start(following, running):
+                            break
+                        following = None
+                    if not running:
+                        break
                     tick()
                     wait_for([each.fork for each in running], timeout_s=_TICK_S)
                     self._reap(running)
@@ -103,10 +109,14 @@ class Local:
         if self._asked:
             raise KeyboardInterrupt("stopped; running jobs have saved their state")
 
-    def _start(self, job: Job, running: list[_Running]) -> bool:
-        """Start a job if there is room for it."""
+    def _has_place(self, running: list[_Running]) -> bool:
+        """Whether there may be room for another job."""
         if self.at_once is not None and len(running) >= self.at_once:
             return False
+        return not self.gpus or self._room.is_left
+
+    def _start(self, job: Job, running: list[_Running]) -> bool:
+        """Start a job if there is room for it."""
         taken: dict[int, float] | None = {}
         variables = {}
         if self.gpus and (devices := _gpus_of(job.config, len(self.gpus))):

@@ -28,6 +28,7 @@ class Ray:
     """
 
     name = "ray"
+    pulls = False
 
     def __init__(self, *, address: str | None, cpus_per_job: int | float, gpus_per_job: int | float) -> None:
         _ray()

@@ -50,6 +50,7 @@ class Slurm:
     """
 
     name = "slurm"
+    pulls = False
     here = False
 
     def __init__(

@@ -61,7 +61,7 @@ def test_of_two_values_for_a_key_the_last_one_counts() -> None:
 
 def test_an_interval_is_refused_since_its_values_cannot_be_listed() -> None:
     with pytest.raises(UsageError, match=r"optimizer\.lr=interval\(0\.1,1\) .* write optimizer\.lr=A,B,C"):
-        parse(["optimizer.lr=interval(0.1,1)"])
+        parse(["optimizer.lr=interval(0.1,1)"]).jobs()
 
 
 @pytest.mark.parametrize("typed", ["loss.gamma=[1,2", "loss=dice=3", "=3", "loss={gamma"])

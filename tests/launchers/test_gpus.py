@@ -32,6 +32,21 @@ def test_a_limit_of_jobs_per_gpu_holds_though_more_would_fit() -> None:
     assert [room.take(devices=1, memory_mb=10.0) is None for _ in range(3)] == [False, False, True]
 
 
+def test_room_is_left_until_no_gpu_could_take_any_job() -> None:
+    room = Room(TWO)
+    for memory_mb, left in ((4_000.0, True), (None, True), (18_000.0, False)):
+        assert room.is_left
+        taken = room.take(devices=1, memory_mb=memory_mb)
+        assert (taken is not None) is left
+    limited = Room(TWO[:1], jobs_per_gpu=2)
+    for _ in range(2):
+        assert limited.is_left
+        taken = limited.take(devices=1, memory_mb=1.0)
+    assert not limited.is_left
+    limited.give_back(taken or {})
+    assert limited.is_left
+
+
 def test_a_job_that_is_larger_than_any_gpu_is_tried_alone() -> None:
     room = Room(TWO)
     assert room.take(devices=1, memory_mb=90_000.0) is not None
