@@ -48,6 +48,11 @@ class Finding:
         return self.inspected is not None and self.inspected.standing in _NOTHING_TO_DO
 
     @property
+    def is_running(self) -> bool:
+        """Whether another process does it now."""
+        return self.inspected is not None and self.inspected.standing is Standing.RUNNING
+
+    @property
     def has_failed(self) -> bool:
         """Whether this very run was made before, and failed."""
         return self.inspected is not None and self.inspected.standing is Standing.FAILED

@@ -79,7 +79,8 @@ def _looked_at(jobs: Sequence[Job], launcher: Launcher) -> list[Job]:
     findings = preflight(jobs, here=launcher.here, measure=level == "full")
     show(findings, console(), at_once=launcher.at_once)
     refuse([finding for finding in findings if finding.error])
-    left = with_memory([finding for finding in findings if not finding.is_done])
+    # What runs on a cluster already is waited for there.
+    left = with_memory([found for found in findings if not found.is_done or (found.is_running and not launcher.here)])
     failed = {finding.job.name for finding in findings if finding.has_failed}
     return [job for job in left if _is_wanted(job, failed=job.name in failed or _has_failed(job))]
 

@@ -96,20 +96,21 @@ class Slurm:
         self._parameters = {name: value for name, value in wanted.items() if value is not None}
 
     def launch(self, jobs: Iterable[Job], *, tick: Callable[[], None]) -> None:
-        """Submit the jobs that are not in the queue yet, and wait for all of them, see `Launcher`."""
+        """Submit the jobs that neither wait in the queue nor run, and wait for all of them, see `Launcher`."""
         held = queued_ids()
-        all_jobs, ids = list(jobs), set()
-        new = []
-        for job in all_jobs:
+        ids, new, running = set(), [], []
+        for job in jobs:
             waiting = read_waiting(job.folder.path)
             if waiting is not None and waiting.launcher == self.name and waiting.id in held:
                 ids.add(waiting.id)
+            elif job.folder.is_locked():
+                running.append(job)
             else:
                 new.append(job)
         if new:
             ids |= self._submit(new)
         try:
-            self._watch(ids, tick)
+            self._watch(ids, running, tick)
         except KeyboardInterrupt:
             print("the cluster goes on with the jobs; medexp status shows them, scancel ends them", file=sys.stderr)
             raise
@@ -130,8 +131,8 @@ class Slurm:
         print(f"submitted as {submitted[0].job_id.split('_')[0]}; output in {folder}", flush=True)
         return {handle.job_id for handle in submitted}
 
-    def _watch(self, ids: set[str], tick: Callable[[], None]) -> None:
-        while self.wait and ids & queued_ids():
+    def _watch(self, ids: set[str], running: Sequence[Job], tick: Callable[[], None]) -> None:
+        while self.wait and (ids & queued_ids() or any(job.folder.is_locked() for job in running)):
             tick()
             time.sleep(self.poll_s)
         tick()

@@ -1,7 +1,7 @@
 """A study whose jobs and sweep are killed, beside the same study left alone: what is done twice, lost or different.
 
 Run by `make disturbed`, with MEDEXP_DATA the folder that holds msd_task04_hippocampus. Two jobs get SIGKILL, the sweep
-gets Ctrl-C, and the command is given again.
+gets Ctrl-C (on a cluster its jobs go on then), and the command is given again.
 """
 
 from __future__ import annotations
