@@ -56,7 +56,7 @@ def compare_command(words: Sequence[str]) -> int:
         command=shlex.join(["medexp", "compare", *words]),
     )
     found = compare_runs(runs, choices)
-    files = write_files(found, arguments.out or runs[0].path.parent / "comparison")
+    files = write_files(found, arguments.out or runs[0].path.parent / "comparison", report=arguments.report)
     if arguments.json:
         print(json.dumps(found.as_plain(), indent=2))
         return 0
@@ -139,5 +139,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="compare what is not comparable, and say so in the report")
     add("--runs", type=Path, default=Path("runs"), help="folder of all studies (default: runs)")
     add("--out", type=Path, metavar="DIR", help="where files are written (default: STUDY/comparison)")
+    add("--no-report", dest="report", action="store_false", help="leave out report.html, the page with plots")
     add("--json", action="store_true", help="print everything as JSON")
     return parser
