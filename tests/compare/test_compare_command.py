@@ -38,6 +38,7 @@ def test_the_verdict_is_told_and_files_are_written(
         "cases.csv",
         "comparison.md",
         "comparison.tex",
+        "report.html",
     }
     assert pd.read_csv(folder / "pairs.csv")["answer"].tolist() == ["better"]
     assert len(pd.read_csv(folder / "cases.csv")) == 2 * 3 * 20

@@ -53,6 +53,7 @@ def pairs(own: Iterable[Pair]) -> list[dict[str, Any]]:
             "low": short(pair.verdict.low),
             "high": short(pair.verdict.high),
             "p": short(pair.verdict.p_holm),
+            "reason": pair.verdict.reason,
         }
         for pair in own
     ]
@@ -114,8 +115,9 @@ def units_of_label(table: pd.DataFrame, label: str, places: dict[str, int]) -> d
 
 
 def curves(runs: Sequence[Run]) -> dict[str, list[list[Any]]]:
-    """Learning curves by quantity: method, fold, seed, steps and values of each run that has any."""
-    columns = dict.fromkeys(name for run in runs for name in run.history.columns if name not in _NO_CURVES)
+    """Learning curves by quantity, the rate last: method, fold, seed, steps and values of each run that has any."""
+    named = dict.fromkeys(name for run in runs for name in run.history.columns if name not in _NO_CURVES)
+    columns = sorted(named, key=lambda name: name == "lr")
     most = max(_FEWEST_POINTS, _MOST_POINTS // max(1, len(runs)))
     found = {column: list(_curves(runs, column, most)) for column in columns}
     return {column: lines for column, lines in found.items() if lines}

@@ -3,6 +3,8 @@ const state = { metric: data.metrics[0].name, label: data.metrics[0].labels[0], 
 const metricNow = () => data.metrics.find(metric => metric.name === state.metric);
 const viewNow = () => data.views[state.metric][state.label];
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+// Of more methods the matrix shows signs alone.
+const MOST_WORDS = 6;
 const PLOTS = {
   "score-plot": [scorePlot, "values of the methods with 95 % intervals"],
   "difference-plot": [differencePlot, "differences of pairs with 95 % intervals"],
@@ -35,6 +37,7 @@ function pairTold(view) {
   const place = view.pairs.findIndex(one => chosen.includes(one.first) && chosen.includes(one.second));
   if (place < 0) return data.baseline === null ? "" : `Not compared: all methods are compared with ${data.baseline}.`;
   const [pair, answer, difference, interval, p] = view.tables.pairs.rows[place];
+  if (view.pairs[place].reason) return `${pair}: ${answer}, difference ${difference}; ${view.pairs[place].reason}.`;
   return `${pair}: ${answer}, difference ${difference} (95 % ${interval}), p ${p} after Holm.`;
 }
 
@@ -56,7 +59,9 @@ function showStrata() {
 
 function picture(one) {
   const figure = make("figure"), words = `${one.case} by ${one.method}, fold ${one.fold}, seed ${one.seed}`;
-  figure.append(make("img", "", { src: one.uri, alt: `reference and prediction of ${words}` }), make("figcaption", words));
+  const value = one.values[state.metric]?.[state.label] ?? null;
+  figure.append(make("img", "", { src: one.uri, alt: `reference and prediction of ${words}` }));
+  figure.append(make("figcaption", `${words}: ${state.metric}, ${state.label} ${told(value)}`));
   return figure;
 }
 
@@ -78,6 +83,7 @@ function show() {
   byId("estimand").textContent = `${metric.estimand[0].toUpperCase()}${metric.estimand.slice(1)}.`;
   byId("told").replaceChildren(...view.told.map(sentence => make("li", `${sentence}.`)));
   for (const [name, sheet] of Object.entries(view.tables)) fill(byId(`${name}-table`), sheet);
+  byId("matrix-table").classList.toggle("dense", data.methods.length > MOST_WORDS);
   fill(byId("labels-table"), metric.by_label);
   byId("labels-frame").hidden = metric.labels.length < 2;
   byId("diagram").innerHTML = view.diagram;

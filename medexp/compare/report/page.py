@@ -69,6 +69,7 @@ def write_report(found: Comparison, path: Path) -> Path:
     views = list(_views(found, units))
     drawn, left_out = pictures(found, [shown for view in views for shown in view.worst.shown])
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "sort_keys": False}
     text = environment.get_template(_TEMPLATE).render(
         found=found,
         summary=summary(found),
@@ -132,7 +133,7 @@ def _sentences(found: Comparison, facts: MetricFacts, label: str) -> Iterator[st
     yield f"{told} of {counted(len(own), 'pair')} can be told apart"
     for reason in dict.fromkeys(pair.verdict.reason for pair in own if pair.verdict.reason):
         yield f"not separable: {reason}"
-    for name, count in counts.items():
+    for name, count in sorted(counts.items(), key=lambda one: one[1][Answer.WORSE] - one[1][Answer.BETTER]):
         if count[Answer.BETTER] or count[Answer.WORSE]:
             yield f"{name} is better than {count[Answer.BETTER]} and worse than {count[Answer.WORSE]} of the others"
 

@@ -7,15 +7,16 @@ const STEPS = ["#00204D", "#31446B", "#666970", "#958F78", "#CBBA69", "#FFEA46"]
 
 const axis = (title, more = {}) => ({ title: { text: title }, automargin: true, gridcolor: GRID, zeroline: false, ...more });
 const names = (list, more = {}) => axis("", {
-  type: "category", categoryorder: "array", categoryarray: list.map(plain), autorange: "reversed", ...more,
+  type: "category", categoryorder: "array", categoryarray: list.map(plain), range: [list.length - 0.4, -0.6], ...more,
 });
+const LEGEND = { showlegend: true, legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom" } };
 const layoutOf = (rows, more) => ({
-  height: 110 + 28 * rows, margin: { l: 20, r: 20, t: 20, b: 50 }, font: { size: 13 }, showlegend: false,
+  height: 130 + 28 * rows, margin: { l: 20, r: 20, t: 40, b: 50 }, font: { size: 13 }, showlegend: false,
   hovermode: "closest", paper_bgcolor: "#fff", plot_bgcolor: "#fff", ...more,
 });
 const unitOf = metric => metric.unit && metric.unit !== "fraction" ? `${metric.name} [${metric.unit}]` : metric.name;
 const around = (values, lows, highs) => ({
-  type: "data", symmetric: false, thickness: 1.5, width: 4,
+  type: "data", symmetric: false, thickness: 1.5, width: lows.includes(null) ? 0 : 4,
   array: values.map((v, i) => highs[i] === null ? null : highs[i] - v),
   arrayminus: values.map((v, i) => lows[i] === null ? null : v - lows[i]),
 });
@@ -58,7 +59,7 @@ function differencePlot(view, metric, state) {
   const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: "#000", width: 1, dash: "dot" } };
   return [traces, layoutOf(pairs.length + 1, {
     xaxis: axis(`difference of ${unitOf(metric)}, first minus second`), yaxis: names(pairs.map(one => `${one.first} − ${one.second}`)),
-    shapes: [zero], showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom" },
+    shapes: [zero], ...LEGEND,
   })];
 }
 
@@ -89,8 +90,7 @@ function casePlot(view, metric, { first, second }) {
     text: both.map(i => plain(`${ids[i]}: ${told(a[i])} and ${told(b[i])}`)), hovertemplate: "%{text}<extra></extra>",
   }));
   return [[...lines, ...dots], layoutOf(11, {
-    xaxis: axis("", { tickvals: [0, 1], ticktext: [first, second].map(plain), range: [-0.3, 1.3] }), yaxis: axis(unitOf(metric)),
-    showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom" },
+    xaxis: axis("", { tickvals: [0, 1], ticktext: [first, second].map(plain), range: [-0.3, 1.3] }), yaxis: axis(unitOf(metric)), ...LEGEND,
   })];
 }
 
@@ -98,12 +98,14 @@ function rainPlot(view, metric) {
   const ids = unitsOf(view, metric).map(plain);
   const many = view.units.values.length * ids.length > MOST_DOTS;
   const traces = data.methods.map((name, place) => ({
-    type: "violin", orientation: "h", side: "positive", name: plain(name), y0: plain(name), x: view.units.values[place], text: ids,
-    points: many ? "outliers" : "all", pointpos: -0.35, jitter: 0.3, width: 1.3, spanmode: "hard", box: { visible: true, width: 0.18 },
+    type: "violin", orientation: "h", side: "negative", name: plain(name), y0: plain(name), x: view.units.values[place], text: ids,
+    points: many ? "outliers" : "all", pointpos: 0.35, jitter: 0.3, width: 1.3, spanmode: "hard", box: { visible: true, width: 0.25 },
     line: { color: colourOf(name), width: 1.5 }, marker: { size: 4, opacity: 0.6, symbol: symbolOf(name) },
     hovertemplate: "%{text}: %{x}<extra>%{y}</extra>", hoveron: "points",
   }));
-  return [traces, layoutOf(2.2 * traces.length + 1, { xaxis: axis(unitOf(metric)), yaxis: names(data.methods) })];
+  return [traces, layoutOf(2.2 * traces.length + 1, {
+    xaxis: axis(unitOf(metric)), yaxis: names(data.methods, { range: [traces.length - 0.3, -1] }),
+  })];
 }
 
 function spreadPlot(view, metric) {
@@ -121,7 +123,7 @@ function spreadPlot(view, metric) {
   return [[...trainings, ...spreads], layoutOf(trainings.length + 1, {
     xaxis: axis(`${unitOf(metric)} of each training`, { domain: [0, 0.56] }), yaxis: names(data.methods),
     xaxis2: axis("standard deviation", { domain: [0.62, 1], rangemode: "tozero" }),
-    showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0.62 },
+    ...LEGEND,
   })];
 }
 

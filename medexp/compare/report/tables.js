@@ -9,6 +9,7 @@ function make(tag, text = "", attributes = {}) {
   return element;
 }
 
+const FEWEST_TO_SEARCH = 6;
 const KINDS = { better: "better", worse: "worse", "not separable": "neither", "·": "neither" };
 
 function fill(table, sheet) {
@@ -70,6 +71,8 @@ function equip(table) {
     box = make("input", "", { type: "search", placeholder: "search in this table", "aria-label": "search in the table" });
     frame.before(box);
   }
+  box.hidden = table.tBodies[0].rows.length < FEWEST_TO_SEARCH;
+  if (box.hidden) box.value = "";
   box.oninput = () => search(table, box.value);
   search(table, box.value);
 }

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from medexp.compare.comparison import Comparison, MetricFacts, Run
+from medexp.compare.report.numbers import short
 from medexp.compare.sheets import Sheet
 from medexp.compare.words import UNDEFINED, number
 from medexp.core.files import safe_name
@@ -87,22 +88,23 @@ def pictures(found: Comparison, wanted: Iterable[tuple[str, str, str]]) -> tuple
         wanted: Case and two methods, those that matter most first.
 
     Returns:
-        A picture for each case and method that has one (case, method, fold, seed, data URI), and how many were left out
-        since the page would become too large.
+        A picture for each case and method that has one (case, method, fold, seed, data URI, and the case's values in
+        that run by metric and label), and how many were left out since the page would become too large.
     """
     drawn: list[dict[str, Any]] = []
     used, left_out = 0, 0
     methods_of: dict[str, dict[str, None]] = {}
     for case, *methods in wanted:
         methods_of.setdefault(case, {}).update(dict.fromkeys(methods))
-    for case, named in methods_of.items():
-        for run, file in _files(found.runs, case, tuple(named)):
+    for case, own in methods_of.items():
+        for run, file in _files(found.runs, case, tuple(own)):
             size = file.stat().st_size
             if used + size > _MOST_BYTES:
                 left_out += 1
                 continue
             used += size
-            drawn.append({"case": case, "method": run.method, "fold": run.fold, "seed": run.seed, "uri": _uri(file)})
+            named = {"case": case, "method": run.method, "fold": run.fold, "seed": run.seed}
+            drawn.append({**named, "uri": _uri(file), "values": _values(found.values, run, case)})
     return drawn, left_out
 
 
@@ -119,6 +121,19 @@ def _files(runs: Sequence[Run], case: str, methods: Sequence[str]) -> Iterator[t
         first = next(((run, file) for run, file in candidates if file.is_file()), None)
         if first is not None:
             yield first
+
+
+def _values(values: pd.DataFrame, run: Run, case: str) -> dict[str, dict[str, float | None]]:
+    own = values[
+        (values["case_id"] == case)
+        & (values["method"] == run.method)
+        & (values["fold"] == run.fold)
+        & (values["seed"] == run.seed)
+    ]
+    by_metric: dict[str, dict[str, float | None]] = {}
+    for metric, label, value in own[["metric", "label", "value"]].itertuples(index=False):
+        by_metric.setdefault(metric, {})[label] = short(value)
+    return by_metric
 
 
 def _uri(file: Path) -> str:
