@@ -46,9 +46,11 @@ def _rows(random: np.random.Generator, gain: float) -> list[EvidenceRow]:
     return rows
 
 
-@pytest.fixture
-def study(write_run: WriteRun, tmp_path: Path) -> Comparison:
+@pytest.fixture(scope="module")
+def study(run_writer: Callable[[Path], WriteRun], tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """Three losses with three seeds; another run failed, and the worst case is drawn by one."""
+    folder = tmp_path_factory.mktemp("report")
+    write_run = run_writer(folder / "runs")
     random = np.random.default_rng(0)
     for loss, gain in (("dice", 0.0), ("focal", 0.1), ("<b>own</b>", 0.1)):
         for seed in range(3):
@@ -57,11 +59,16 @@ def study(write_run: WriteRun, tmp_path: Path) -> Comparison:
     (run.overlays / f"{safe_name(_HOSTILE)}_contour.png").write_bytes(_PNG)
     write_run([], loss="dice", seed=7, record={"status": Status.FAILED, "error": "no <memory>"})
     factors = {"scanner": {case: "AB"[place % 2] for place, case in enumerate(_CASES)}}
-    return _compared(tmp_path, factors=factors, command="medexp compare study --strata 'a & b.csv'")
+    return _compared(folder, factors=factors, command="medexp compare study --strata 'a & b.csv'")
 
 
-def _compared(tmp_path: Path, **choices: Any) -> Comparison:
-    return compare_runs(read_runs(["study"], tmp_path / "runs"), Choices(resamples=200, **choices))
+@pytest.fixture(scope="module")
+def page(study: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(study, tmp_path_factory.mktemp("page") / "report.html")
+
+
+def _compared(folder: Path, **choices: Any) -> Comparison:
+    return compare_runs(read_runs(["study"], folder / "runs"), Choices(resamples=200, **choices))
 
 
 class _Links(HTMLParser):
@@ -87,15 +94,15 @@ def _before_scripts(page: Path) -> str:
     return page.read_text().split('<script type="application/json"')[0]
 
 
-def test_it_needs_nothing_but_itself(study: Comparison, tmp_path: Path) -> None:
+def test_it_needs_nothing_but_itself(page: Path) -> None:
     links = _Links()
-    links.feed(write_report(study, tmp_path / "report.html").read_text())
+    links.feed(page.read_text())
     assert links.found
     assert all(link.startswith("#") for link in links.found)
 
 
-def test_its_numbers_are_those_of_the_comparison(study: Comparison, tmp_path: Path) -> None:
-    data = _data(write_report(study, tmp_path / "report.html"))
+def test_its_numbers_are_those_of_the_comparison(study: Comparison, page: Path) -> None:
+    data = _data(page)
     for facts in study.metrics:
         for label in facts.labels:
             view = data["views"][facts.name][label]
@@ -113,19 +120,19 @@ def test_its_numbers_are_those_of_the_comparison(study: Comparison, tmp_path: Pa
                 assert values == pytest.approx([own[case] for case in ids], rel=1e-4)
 
 
-def test_what_a_reader_must_know_stands_there_without_scripts(study: Comparison, tmp_path: Path) -> None:
-    page = _before_scripts(write_report(study, tmp_path / "report.html"))
-    assert "dice is worse than focal: -0.1" in page
-    assert "no &lt;memory&gt;" in page
-    assert "medexp compare study --strata &#39;a &amp; b.csv&#39;" in page
-    assert "loss=dice fold=0 seed=0,1,2,7" in page
-    assert study.metrics[0].estimand.split('"')[0] in page
+def test_what_a_reader_must_know_stands_there_without_scripts(study: Comparison, page: Path) -> None:
+    seen = _before_scripts(page)
+    assert "dice is worse than focal: -0.1" in seen
+    assert "no &lt;memory&gt;" in seen
+    assert "medexp compare study --strata &#39;a &amp; b.csv&#39;" in seen
+    assert "loss=dice fold=0 seed=0,1,2,7" in seen
+    assert study.metrics[0].estimand.split('"')[0] in seen
 
 
-def test_ids_and_names_are_texts(study: Comparison, tmp_path: Path) -> None:
-    page = write_report(study, tmp_path / "report.html").read_text()
-    assert _HOSTILE not in page
-    assert "<b>own</b>" not in page
+def test_ids_and_names_are_texts(page: Path) -> None:
+    text = page.read_text()
+    assert _HOSTILE not in text
+    assert "<b>own</b>" not in text
 
 
 def test_a_forced_comparison_cannot_be_mistaken(write_run: WriteRun, tmp_path: Path) -> None:
@@ -159,7 +166,7 @@ def test_worst_cases_are_those_with_the_largest_difference_and_the_worst_mean(st
     assert lower.sheets[0].rows[0][3] == "dice"
 
 
-def test_pictures_are_those_that_the_runs_of_a_method_have_drawn(study: Comparison, tmp_path: Path) -> None:
+def test_pictures_are_those_that_the_runs_of_a_method_have_drawn(study: Comparison) -> None:
     drawn, left_out = pictures(study, [(_HOSTILE, "dice", "<b>own</b>"), ("case 1", "dice", "focal")])
     assert left_out == 0
     (one,) = drawn
@@ -185,7 +192,8 @@ _ASKED = """
 const told = { protocol: location.protocol, hacked: Boolean(window.hacked) };
 const cells = id => [...byId(id).tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent));
 const choose = (id, value) => { byId(id).value = value; byId(id).dispatchEvent(new Event("change")); };
-told.start = { pairs: cells("pairs-table"), scores: cells("scores-table"), now: document.querySelector(".now").textContent };
+told.start = { pairs: cells("pairs-table"), scores: cells("scores-table"),
+  now: document.querySelector(".now").textContent };
 told.drawn = Object.keys(PLOTS).map(id => [id, byId(id).querySelectorAll("svg.main-svg").length]);
 told.plotted = byId("score-plot").data.map(trace => trace.x[0]);
 told.pair = byId("pair-told").textContent;
@@ -207,7 +215,8 @@ const box = byId("runs").querySelector("input[type=search]");
 box.value = "FAILED"; box.dispatchEvent(new Event("input"));
 told.searched = [...byId("runs-table").tBodies[0].rows].filter(row => !row.hidden).length;
 told.factors = [...byId("factor").options].map(one => one.value);
-told.resources = performance.getEntriesByType("resource").map(one => one.name).filter(name => !name.startsWith("data:"));
+const loaded = performance.getEntriesByType("resource").map(one => one.name);
+told.resources = loaded.filter(name => !name.startsWith("data:"));
 told.errors = window.wrong;
 return told;
 """
@@ -219,10 +228,12 @@ for (const level of ["error", "warn"]) console[level] = (...words) => window.wro
 </script>"""
 
 
-def test_in_a_browser_it_opens_from_disk_filters_sorts_and_searches(study: Comparison, tmp_path: Path) -> None:
-    page = write_report(study, tmp_path / "report.html")
-    page.write_text(page.read_text().replace("<head>", _LISTENING, 1))
-    told = answer(page, _ASKED)
+def test_in_a_browser_it_opens_from_disk_filters_sorts_and_searches(
+    study: Comparison, page: Path, tmp_path: Path
+) -> None:
+    listening = tmp_path / "report.html"
+    listening.write_text(page.read_text().replace("<head>", _LISTENING, 1))
+    told = answer(listening, _ASKED)
     assert told.get("error") is None, told
     assert (told["protocol"], told["hacked"], told["errors"], told["resources"]) == ("file:", False, [], [])
     dice, hd95 = study.metrics
