@@ -82,7 +82,9 @@ def compare_runs(runs: Sequence[RecordedRun], choices: Choices) -> Comparison:
     names = _metric_names(methods, choices.metrics)
     fair = fairness.check(methods, by=by, metrics=names, force=choices.force)
     evidence = {run.path: run.evidence() for own in methods.values() for run in own.values()}
-    measured = [measure(metric, methods, evidence) for metric in _metrics(methods, names)]
+    metrics = _metrics(methods, names)
+    fair = replace(fair, findings=(*fair.findings, *fairness.changed_definitions(methods, metrics)))
+    measured = [measure(metric, methods, evidence) for metric in metrics]
     _check_shared(measured[0])
     empty = Comparison(
         by=by,

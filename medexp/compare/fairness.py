@@ -11,6 +11,7 @@ from medexp.compare.comparison import Fairness, Finding, Level
 from medexp.compare.runs import STUDY, RecordedRun, Training
 from medexp.core.config import comparable, differences
 from medexp.core.errors import UsageError
+from medexp.core.types import Metric
 
 Methods = Mapping[str, Mapping[Training, RecordedRun]]
 BUDGET = (
@@ -63,6 +64,25 @@ def check(methods: Methods, *, by: Sequence[str], metrics: Sequence[str], force:
         told = "\n".join(f"- {finding.what}: {finding.text}" for finding in errors)
         raise UsageError(f"these runs cannot be compared fairly:\n{told}\n--force compares them and marks the report")
     return Fairness(fairness.findings, forced=bool(errors))
+
+
+def changed_definitions(methods: Methods, metrics: Sequence[Metric]) -> list[Finding]:
+    """Where this medexp, which aggregates the rows, defines a metric otherwise than the one that made them.
+
+    Args:
+        methods: The finished runs by method and training.
+        metrics: The metrics as they are defined here.
+
+    Returns:
+        A warning for each metric that changed.
+    """
+    recorded = next(iter(next(iter(methods.values())).values())).record.metrics
+    found = []
+    for metric in metrics:
+        lines = differences(recorded.get(metric.name, {}), metric.definition()) if metric.name in recorded else []
+        text = f"{metric.name} is aggregated by another version than the runs': {'; '.join(lines)}" if lines else ""
+        found += _finding(Level.WARNING, "metric", text)
+    return found
 
 
 def config_differences(methods: Methods) -> dict[str, tuple[str, ...]]:

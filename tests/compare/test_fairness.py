@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,18 @@ def test_a_budget_that_is_what_is_compared_is_no_fault(pair: Callable[..., Compa
     )
     assert [finding.what for finding in found.fairness.findings] == ["budget", "order of the data"]
     assert {finding.level for finding in found.fairness.findings} == {Level.NOTE}
+
+
+def test_a_metric_that_is_defined_otherwise_by_now_is_warned_of(write_run: WriteRun, tmp_path: Path) -> None:
+    for loss in ("first", "second"):
+        run = write_run(dice_rows([0.5, 0.6]), loss=loss)
+        text = run.path / "run.json"
+        text.write_text(
+            re.sub(r'"implementation": "medexp [^"]*"', '"implementation": "medexp 0.0.1"', text.read_text())
+        )
+    found = compare_runs(read_runs(["study"], tmp_path / "runs"), Choices(by=("loss",), resamples=100))
+    (finding,) = found.fairness.of(Level.WARNING)
+    assert (finding.what, "medexp 0.0.1 -> medexp" in finding.text) == ("metric", True)
 
 
 def test_trainings_of_one_method_need_one_configuration(write_run: WriteRun, tmp_path: Path) -> None:
