@@ -212,7 +212,7 @@ def _runs(found: Comparison) -> Sheet:
         for run in found.runs
     ]
     columns = ("method", "fold", "seed", "status", "minutes", "collapsed", "problem", "folder")
-    return Sheet(summary(found), columns, tuple(rows))
+    return Sheet("all runs, used or not", columns, tuple(rows))
 
 
 def _configurations(found: Comparison) -> Sheet:

@@ -108,22 +108,26 @@ function rainPlot(view, metric) {
   })];
 }
 
+// Within a method's row each seed has a line of its own, so that a seed that fails in every fold is seen.
 function spreadPlot(view, metric) {
+  const seeds = [...new Set(view.scores.flatMap(one => one.by_run.map(run => run[1])))].sort((a, b) => a - b);
+  const rowOf = (one, seed) => placeOf.get(one.method) + 0.6 * ((seeds.indexOf(seed) + 0.5) / seeds.length - 0.5);
   const trainings = view.scores.map(one => ({
-    x: one.by_run.map(run => run[2]), y: one.by_run.map(() => plain(one.method)), mode: "markers",
-    marker: { color: colourOf(one.method), symbol: symbolOf(one.method), size: 9, opacity: 0.75 },
-    text: one.by_run.map(([fold, seed]) => plain(`fold ${fold}, seed ${seed}`)), hovertemplate: "%{y}, %{text}: %{x}<extra></extra>",
-    showlegend: false,
+    x: one.by_run.map(run => run[2]), y: one.by_run.map(run => rowOf(one, run[1])), mode: "markers", name: plain(one.method),
+    marker: { color: colourOf(one.method), symbol: symbolOf(one.method), size: 8, opacity: 0.75 }, showlegend: false,
+    text: one.by_run.map(([fold, seed]) => plain(`fold ${fold}, seed ${seed}`)),
+    hovertemplate: "%{text}: %{x}<extra>%{fullData.name}</extra>",
   }));
-  const spreads = [["between trainings of a fold", "training_sd", "diamond", "#D55E00"], ["between cases", "case_sd", "circle-open", "#0072B2"]]
+  const spreads = [["between trainings of a fold", "training_sd", "diamond", "#000000"], ["between cases", "case_sd", "circle-open", "#666666"]]
     .map(([name, key, symbol, color]) => ({
-      name, x: view.scores.map(one => one[key]), y: view.scores.map(one => plain(one.method)), xaxis: "x2", mode: "markers",
-      marker: { symbol, color, size: 10, line: { width: 2, color } }, hovertemplate: `%{y}: SD ${name} %{x}<extra></extra>`,
+      name, x: view.scores.map(one => one[key]), y: view.scores.map(one => placeOf.get(one.method)), xaxis: "x2", mode: "markers",
+      marker: { symbol, color, size: 10, line: { width: 2, color } }, hovertemplate: `SD ${name}: %{x}<extra></extra>`,
     }));
-  return [[...trainings, ...spreads], layoutOf(trainings.length + 1, {
-    xaxis: axis(`${unitOf(metric)} of each training`, { domain: [0, 0.56] }), yaxis: names(data.methods),
-    xaxis2: axis("standard deviation", { domain: [0.62, 1], rangemode: "tozero" }),
-    ...LEGEND,
+  const count = data.methods.length;
+  return [[...trainings, ...spreads], layoutOf(count * Math.max(1, Math.min(seeds.length, 6) / 2.5) + 1, {
+    xaxis: axis(`${unitOf(metric)} of each training`, { domain: [0, 0.56] }),
+    yaxis: axis("", { tickvals: data.methods.map((_, i) => i), ticktext: data.methods.map(plain), range: [count - 0.4, -0.6] }),
+    xaxis2: axis("standard deviation", { domain: [0.62, 1], rangemode: "tozero" }), ...LEGEND,
   })];
 }
 
