@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image, ImageChops
 from pictures import FOLDER, photographed, weigh
+from PIL import Image, ImageChops
 
 from medexp.cli.main import main as command_line
 

@@ -73,6 +73,14 @@ def test_a_forced_comparison_says_so_everywhere(
         assert "it was forced" in (out / file).read_text()
 
 
+def test_the_report_can_be_left_out(
+    dice_study: WriteStudy, compare: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    dice_study(0.0)
+    assert "report.html" not in compare("study", "--no-report")[1]
+    assert not (tmp_path / "runs" / "study" / "comparison" / "report.html").exists()
+
+
 def test_json_holds_everything_and_nothing_else_is_printed(
     dice_study: WriteStudy, compare: Callable[..., tuple[int, str, str]]
 ) -> None:

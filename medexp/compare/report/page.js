@@ -5,6 +5,7 @@ const viewNow = () => data.views[state.metric][state.label];
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 // Of more methods the matrix shows signs alone.
 const MOST_WORDS = 6;
+const PAPER = 680;
 const PLOTS = {
   "score-plot": [scorePlot, "values of the methods with 95 % intervals"],
   "difference-plot": [differencePlot, "differences of pairs with 95 % intervals"],
@@ -95,6 +96,12 @@ function show() {
   showWorst();
 }
 
+// Paper is narrower than the screen.
+function resize(width) {
+  const drawn = Object.keys(PLOTS).map(byId).filter(place => place.data);
+  for (const place of drawn) Plotly.relayout(place, width ? { width, autosize: false } : { width: null, autosize: true });
+}
+
 function start() {
   const pair = viewNow().pairs[0] || { first: data.methods[0], second: data.methods[1] };
   Object.assign(state, { first: pair.first, second: pair.second, curve: Object.keys(data.curves)[0] || "" });
@@ -110,6 +117,8 @@ function start() {
   for (const id of ["first", "second"]) byId(id).onchange = event => { state[id] = event.target.value; showPair(); };
   byId("curve").onchange = event => { state.curve = event.target.value; draw("curve-plot"); };
   byId("factor").onchange = event => { state.factor = event.target.value; showStrata(); };
+  addEventListener("beforeprint", () => resize(PAPER));
+  addEventListener("afterprint", () => resize(0));
   byId("curves").hidden = !state.curve;
   for (const table of document.querySelectorAll("table.ready")) equip(table);
   show();
