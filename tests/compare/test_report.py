@@ -18,7 +18,7 @@ from made_up_rows import auroc_rows, dice_rows
 
 from medexp.compare import tables
 from medexp.compare.compare import Choices, compare_runs
-from medexp.compare.comparison import Comparison, Run
+from medexp.compare.comparison import Answer, Comparison, Run
 from medexp.compare.report.numbers import curves
 from medexp.compare.report.page import write_report
 from medexp.compare.report.worst import pictures, worst_cases
@@ -143,6 +143,23 @@ def test_a_forced_comparison_cannot_be_mistaken(write_run: WriteRun, tmp_path: P
     assert '<li class="error"><b>error</b> precision' in page
 
 
+def test_many_pairs_are_counted_in_words(write_run: WriteRun, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for place in range(7):
+        for seed in range(2):
+            values = np.linspace(0.3, 0.5, 8) + 0.04 * (place // 2) + random.normal(size=8) * 0.003
+            write_run(dice_rows(values), loss=f"loss{place}", seed=seed)
+    found = _compared(tmp_path)
+    told = _data(write_report(found, tmp_path / "report.html"))["views"]["dice"]["mean"]["told"]
+    answers = [pair.verdict.answer for pair in found.pairs if pair.label == "mean"]
+    apart = len(answers) - answers.count(Answer.NOT_SEPARABLE)
+    assert told[0] == f"{apart} of 21 pairs can be told apart"
+    counts = [re.fullmatch(r"loss\d is better than (\d) and worse than (\d) of the others", line) for line in told[1:]]
+    assert (
+        sum(int(one.group(1)) for one in counts if one) == sum(int(one.group(2)) for one in counts if one) == apart > 0
+    )
+
+
 def test_a_metric_without_values_per_case_has_no_worst_cases(write_run: WriteRun, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     truths = np.arange(20) % 2 == 0
@@ -208,6 +225,9 @@ choose("metric", "hd95");
 told.of_metric = { pairs: cells("pairs-table"), plotted: byId("score-plot").data.map(trace => trace.x[0]),
   labels: [...byId("label").options].map(one => one.value), title: byId("score-plot").layout.xaxis.title.text };
 choose("metric", "dice");
+const pairs = [...Array(41).keys()].map(i => (
+  { first: `m${i}`, second: `m${i + 1}`, answer: "better", difference: 2, low: 1, high: 4, p: 0.01 }));
+told.turned = pairsToDraw({ pairs }, "m3");
 const head = place => byId("runs").querySelectorAll("thead button")[place];
 const minutes = () => cells("runs-table").map(row => row[2]);
 head(2).click(); told.ascending = minutes(); head(2).click(); told.descending = minutes();
@@ -252,6 +272,11 @@ def test_in_a_browser_it_opens_from_disk_filters_sorts_and_searches(
     seeds = ["0"] * 3 + ["1"] * 3 + ["2"] * 3 + ["7"]
     assert (told["ascending"], told["descending"]) == (seeds, seeds[::-1])
     assert (told["searched"], told["factors"]) == (1, ["scanner"])
+
+    before, after = told["turned"]
+    assert (before["first"], before["second"], before["answer"]) == ("m3", "m2", "worse")
+    assert (before["difference"], before["low"], before["high"]) == (-2, -4, -1)
+    assert (after["first"], after["second"], after["answer"]) == ("m3", "m4", "better")
 
 
 def _check_cases(told: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 // The filters, and everything that follows them.
-const state = { metric: data.metrics[0].name, label: data.metrics[0].labels[0], first: "", second: "", curve: "", factor: "" };
+const state = { metric: data.metrics[0].name, label: data.metrics[0].labels[0], first: "", second: "", curve: "", factor: "", logarithmic: false };
 const metricNow = () => data.metrics.find(metric => metric.name === state.metric);
 const viewNow = () => data.views[state.metric][state.label];
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
@@ -35,6 +35,7 @@ function draw(id) {
 
 function pairTold(view) {
   const chosen = [state.first, state.second];
+  if (state.first === state.second) return "Choose two methods.";
   const place = view.pairs.findIndex(one => chosen.includes(one.first) && chosen.includes(one.second));
   if (place < 0) return data.baseline === null ? "" : `Not compared: all methods are compared with ${data.baseline}.`;
   const [pair, answer, difference, interval, p] = view.tables.pairs.rows[place];
@@ -116,6 +117,7 @@ function start() {
   byId("label").onchange = event => { state.label = event.target.value; show(); };
   for (const id of ["first", "second"]) byId(id).onchange = event => { state[id] = event.target.value; showPair(); };
   byId("curve").onchange = event => { state.curve = event.target.value; draw("curve-plot"); };
+  byId("logarithmic").onchange = event => { state.logarithmic = event.target.checked; draw("curve-plot"); };
   byId("factor").onchange = event => { state.factor = event.target.value; showStrata(); };
   addEventListener("beforeprint", () => resize(PAPER));
   addEventListener("afterprint", () => resize(0));

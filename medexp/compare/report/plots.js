@@ -181,5 +181,7 @@ function curvePlot(view, metric, state) {
       hovertemplate: `step %{x}: %{y}<extra>${plain(`${method}, fold ${fold}, seed ${seed}`)}</extra>`,
     };
   });
-  return [traces, layoutOf(12, { xaxis: axis("step"), yaxis: axis(plain(state.curve)), showlegend: true })];
+  return [traces, layoutOf(12, {
+    xaxis: axis("step"), yaxis: axis(plain(state.curve), { type: state.logarithmic ? "log" : "linear" }), showlegend: true,
+  })];
 }
