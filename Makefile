@@ -6,7 +6,7 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post tour pictures \
+.PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post bench-sweep disturbed tour pictures \
   report-pictures reproducibility verdict clean
 
 help:  ## list the targets
@@ -20,12 +20,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]' && \
 	echo "installed in $$(( $$(date +%s) - begin )) s" && touch $@
 
-demo: $(INSTALLED)  ## train, judge and record on generated images, on a CPU in minutes
+demo: $(INSTALLED)  ## compare Dice and focal loss over three seeds on generated images, on a CPU in minutes
 	@begin=$$(date +%s); \
-	$(MEDEXP) train experiments/quickstart.yaml && \
+	$(MEDEXP) train -m experiments/quickstart.yaml loss=dice,focal seed=0..2 && \
+	$(MEDEXP) compare quickstart --by loss && \
 	echo "demo took $$(( $$(date +%s) - begin )) s; look at" && \
-	ls -1 runs/quickstart/default/cases.csv runs/quickstart/default/history.csv runs/quickstart/default/run.json \
-	  runs/quickstart/default/overlays/*
+	ls -1 runs/quickstart/comparison/* "runs/quickstart/loss=dice,seed=0"/overlays/*
 
 test: $(INSTALLED)  ## run the tests, one process a core (warnings are errors)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not soak"
@@ -54,6 +54,12 @@ bench-post: $(INSTALLED)  ## time post-processing of masks beside MONAI
 
 bench-models: $(INSTALLED)  ## measure every dense network of conf/model and write docs/models.md
 	$(BIN)/python tests/bench/models.py
+
+bench-sweep: $(INSTALLED)  ## time what a sweep costs beside the training, once and for each job
+	$(BIN)/python tests/bench/sweep.py
+
+disturbed: $(INSTALLED)  ## kill jobs and the sweep of a study, and compare with the same left alone (MEDEXP_DATA=FOLDER)
+	$(BIN)/python tests/bench/disturbed.py launcher.n_jobs=2
 
 tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.md
 	$(BIN)/python tests/bench/tour.py

@@ -16,7 +16,9 @@ from medexp.core.errors import UsageError, did_you_mean
 
 # Groups of which several options may be chosen, or none.
 _SEVERAL = ("callbacks", "metrics")
-_FILLED_IN = ("axes", "options")
+_FILLED_IN = ("axes", "options", "trial")
+_HYDRAS_LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
+_OUR_LAUNCHERS = "choose where jobs run with launcher=local|slurm|ray|joblib and their knobs, e.g. launcher.n_jobs=2"
 
 
 def check_sweep(sweep: Sweep, experiment: Experiment | None, groups: Sequence[str]) -> None:
@@ -58,6 +60,8 @@ def check_options(
     """
     chosen = dict(experiment.choices) if experiment is not None else {}
     for override in sweep.parsed:
+        if override.key_or_group.startswith(_HYDRAS_LAUNCHING):
+            raise UsageError(f"{override.input_line}: Hydra's own launchers have no part here; {_OUR_LAUNCHERS}")
         if override.key_or_group in groups:
             chosen[override.key_or_group] = _option_of(override)
     own = [experiment.inline_name] if experiment is not None else []

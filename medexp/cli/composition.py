@@ -90,6 +90,31 @@ class Composer:
         with self.hydra():
             return [finish(self._compose(job), axes=axes_of(job)) for job in jobs]
 
+    def chosen(self, group: str) -> str | None:
+        """The option of a group that the command line or the experiment chooses; None where that is the default."""
+        typed = [override.value() for override in self.sweep.parsed if override.key_or_group == group]
+        by_file = None if self.experiment is None else self.experiment.choices.get(group)
+        return str(typed[-1]) if typed else by_file
+
+    def compose_trial(self, values: Mapping[str, str], *, number: int) -> DictConfig:
+        """The finished configuration of a trial of a search.
+
+        Args:
+            values: A value for each swept key, as overrides spell it.
+            number: The trial's number.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            UsageError: It has a wrong key, option or value, or lacks one.
+        """
+        job = self.sweep.with_values(values)
+        with self.hydra():
+            config = finish(self._compose(job), axes=axes_of(job))
+        config.trial = {"number": number}
+        return config
+
     def check(self) -> None:
         """Refuse keys and options that do not exist; values may be missing still."""
         with self.hydra():
@@ -293,7 +318,7 @@ def _complete_chains(config: DictConfig) -> None:
 
 @contextmanager
 def _registered(experiment: Experiment | None) -> Iterator[None]:
-    """Make an experiment an option of Hydra's for a while, in launchers' children too."""
+    """Make an experiment an option of Hydra's for a while."""
     if experiment is None:
         yield
         return

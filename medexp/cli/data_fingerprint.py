@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from medexp.cli.composition import Composer
+from medexp.cli.console import console, told_on_stderr
 from medexp.core.errors import UsageError
 
 if TYPE_CHECKING:
     from medexp.data.fingerprint import Fingerprint
 
-_PIPE_WIDTH = 10_000
 _EPILOG = """EXPERIMENT and OVERRIDES are those of `medexp train`, e.g.
   medexp data fingerprint dataset=msd dataset.root=FOLDER --html fingerprint.html
 
@@ -80,27 +77,6 @@ def composed(words: Sequence[str], config_dir: Path | None) -> DictConfig:
             f"{', '.join(composer.sweep.swept)} takes several values, and one configuration is asked for; give one"
         )
     return composer.compose_jobs()[0]
-
-
-def console() -> Console:
-    """Where results are printed: a line for each row where the output is read by a program."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-
-
-@contextmanager
-def told_on_stderr() -> Iterator[None]:
-    """How far a long measurement is, for whoever waits."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("medexp.data")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def _print(fingerprint: Fingerprint, console: Console) -> None:

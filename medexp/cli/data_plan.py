@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from medexp.cli.data_fingerprint import composed, console, told_on_stderr
+from medexp.cli.console import console, told_on_stderr
+from medexp.cli.data_fingerprint import composed
 from medexp.cli.overrides import parse
 from medexp.cli.places import conf_folder
 

@@ -23,7 +23,8 @@ _WORD = re.compile(r"[\w/.-]+")
 _NOT_HERE = {
     "options": "which medexp fills in with the chosen options; remove it",
     "axes": "which medexp fills in with the overrides of each run; remove it",
-    "hydra": "which has no effect in an experiment; give it on the command line, e.g. hydra/launcher=joblib",
+    "trial": "which medexp fills in with the number of each trial of a search; remove it",
+    "hydra": "which has no effect in an experiment; give it on the command line, e.g. hydra.verbose=true",
 }
 
 
@@ -167,8 +168,8 @@ def _choices(defaults: Any, groups: list[str], path: Path) -> Iterator[tuple[str
         group = str(key).removeprefix("override").strip().removeprefix("/")
         if group.startswith("hydra/"):
             raise UsageError(
-                f"{path}: defaults names {group}, which has no effect in an experiment; give {group}={option} on the "
-                "command line"
+                f"{path}: defaults names {group}, which has no part here; jobs run where "
+                "launcher=local|slurm|ray|joblib says"
             )
         if group not in groups:
             raise UsageError(f"{path}: defaults names {group}, which is no group{did_you_mean(group, groups)}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from medexp.cli.data_fingerprint import composed, console
+from medexp.cli.console import console
+from medexp.cli.data_fingerprint import composed
 
 if TYPE_CHECKING:
     from medexp.engine.lr_find import Curve

@@ -13,7 +13,9 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 COMMANDS = {
     "train": ("medexp.cli.train", "train_command", "compose, train, judge and record an experiment, or a sweep (-m)"),
     "lr-find": ("medexp.cli.lr_find", "lr_find", "suggest a learning rate from a short training in which it rises"),
+    "sweep": ("medexp.cli.sweep_commands", "sweep_command", "write a sweep of Weights & Biases, whose agents train"),
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
+    "ensemble": ("medexp.cli.ensemble", "ensemble_command", "judge the networks of all folds of a study as one"),
     "compare": ("medexp.cli.compare", "compare_command", "say which method is better, worse or not separable"),
     "show": ("medexp.cli.show", "show_command", "draw cases of a run: reference, prediction, and where they differ"),
     "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),
@@ -24,6 +26,7 @@ COMMANDS = {
     ),
     "model": ("medexp.cli.model", "model_command", "list networks, and say what one costs and which patches pass it"),
     "gc": ("medexp.cli.gc", "gc_command", "remove checkpoints and leftovers that are no longer needed"),
+    "wandb": ("medexp.cli.wandb", "wandb_command", "send runs that were tracked offline to Weights & Biases"),
     "doctor": ("medexp.cli.doctor", "doctor", "say what this machine can do"),
 }
 _EXAMPLES = """examples:

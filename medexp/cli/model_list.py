@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from medexp.cli.data_fingerprint import console
+from medexp.cli.console import console
 from medexp.cli.places import conf_folder, option_names
 from medexp.core.errors import UsageError
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from medexp.cli.data_fingerprint import composed, console, told_on_stderr
+from medexp.cli.console import console, told_on_stderr
+from medexp.cli.data_fingerprint import composed
 from medexp.core.config import plain
 from medexp.core.errors import DataError, UsageError
 

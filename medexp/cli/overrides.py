@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from medexp.core.config import is_place
 from medexp.core.errors import UsageError
+from medexp.search.space import Choices, Domain, Numbers
 
 _RANGE = re.compile(r"^(?P<key>[\w.]+)=(?P<first>-?\d+)\.\.(?P<last>-?\d+)$")
 _CHAIN = "post_processing"
@@ -38,9 +39,59 @@ class Sweep:
         return [override.key_or_group for override in self.parsed if override.is_sweep_override()]
 
     def jobs(self) -> list[list[str]]:
-        """The overrides of each job, spelt and ordered as Hydra's basic sweeper does; of two for a key the last."""
+        """The overrides of each job, spelt and ordered as Hydra's basic sweeper does; of two for a key the last.
+
+        Returns:
+            A list of overrides for each combination of values.
+
+        Raises:
+            UsageError: A key takes values that cannot be listed.
+        """
+        for override in self.parsed:
+            if override.is_interval_sweep():
+                raise UsageError(
+                    f"{override.input_line} is an interval, and a sweep needs values; write "
+                    f"{override.key_or_group}=A,B,C, or search in it with search=optuna"
+                )
         choices = {override.get_key_element(): _spelt(override) for override in self.parsed}
         return [list(job) for job in itertools.product(*choices.values())]
+
+    def space(self) -> dict[str, Domain]:
+        """What a search may vary: the values of each swept key."""
+        return {
+            override.get_key_element(): _domain(override) for override in self.parsed if override.is_sweep_override()
+        }
+
+    def with_values(self, values: Mapping[str, str]) -> list[str]:
+        """The overrides of one job.
+
+        Args:
+            values: A value for each swept key.
+
+        Returns:
+            The overrides; of two for a key the last.
+        """
+        spelt = {
+            key: f"{key}={values[key]}" if override.is_sweep_override() else _spelt(override)[0]
+            for override in self.parsed
+            for key in [override.get_key_element()]
+        }
+        return list(spelt.values())
+
+
+def _domain(override: Override) -> Domain:
+    """The values of a sweep: an interval or a range of numbers, else a choice."""
+    sweep = override.value()
+    log = "log" in getattr(sweep, "tags", ())
+    if isinstance(sweep, IntervalSweep):
+        whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
+        return Numbers(sweep.start, sweep.end, whole=whole, log=log)
+    if isinstance(sweep, RangeSweep) and sweep.step > 0:
+        values = list(sweep.range())
+        whole = all(isinstance(value, int) for value in values)
+        if values:
+            return Numbers(values[0], values[-1], whole=whole, step=sweep.step, log=log)
+    return Choices(tuple(dict.fromkeys(override.sweep_string_iterator())))
 
 
 def _spelt(override: Override) -> list[str]:
@@ -89,7 +140,7 @@ def parse(typed: Sequence[str]) -> Sweep:
         What they say.
 
     Raises:
-        UsageError: Hydra cannot read one of them, or it takes values that cannot be listed.
+        UsageError: Hydra cannot read one of them.
     """
     rewritten = [rewrite(expand_range(item)) for item in typed]
     parser = OverridesParser.create()
@@ -101,8 +152,6 @@ def parse(typed: Sequence[str]) -> Sweep:
             raise UsageError(f"cannot read the override {item}: {str(error).splitlines()[0]}") from None
         if not parsed[-1].key_or_group:
             raise UsageError(f"cannot read the override {item}: it has no key; write KEY=VALUE")
-        if parsed[-1].is_interval_sweep():
-            raise UsageError(f"{item} is an interval, and a sweep needs values; write {parsed[-1].key_or_group}=A,B,C")
     return Sweep(typed=tuple(rewritten), parsed=tuple(parsed))
 
 
@@ -117,7 +166,7 @@ def axes_of(job: Sequence[str]) -> dict[str, str]:
     axes = {}
     for override in parse(job).parsed:
         name = override.key_or_group
-        if is_place(name) or name == _OWN or is_hydras(name):
+        if is_place(name.replace("/", ".")) or name == _OWN or is_hydras(name):
             continue
         prefix = "~" if override.is_delete() else ""
         axes[prefix + (_CHAIN if name == f"{_CHAIN}.steps" else name.replace("/", "."))] = _plainly(override)
@@ -130,6 +179,11 @@ def _plainly(override: Override) -> str:
     if isinstance(value, str):
         return value
     return str(value).lower() if isinstance(value, bool) else override.get_value_element_as_str()
+
+
+def is_searchs(key: str) -> bool:
+    """Whether a key chooses a search, or a knob of it."""
+    return re.split(r"[./]", key, maxsplit=1)[0] == "search"
 
 
 def is_hydras(key: str) -> bool:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from medexp.compare.status import RunState, count_by_status, read_study, study_folder
+from medexp.cli.console import console
+from medexp.compare.status import QUEUED, RUNNING, RunState, count_by_status, read_study, study_folder
+from medexp.engine.pace import format_duration
 
-_PIPE_WIDTH = 10_000
+_EVERY_S = 2.0
 
 
 def status_command(words: Sequence[str]) -> int:
@@ -32,27 +35,51 @@ def status_command(words: Sequence[str]) -> int:
     parser.add_argument("study", help="name of a study, or its folder")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all studies (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the records as JSON")
+    parser.add_argument("--watch", action="store_true", help="keep looking until no job runs or is queued")
     arguments = parser.parse_args(list(words))
-    states = list(read_study(study_folder(arguments.study, arguments.runs)))
+    folder = study_folder(arguments.study, arguments.runs)
+    if arguments.watch:
+        _watch(folder)
+    states = list(read_study(folder))
     if arguments.json:
         print(json.dumps([_as_json(state) for state in states], indent=2))
         return 0
-    if states:
-        # A line per run where the output is read by a program.
-        Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(_table(states))
+    if states and not arguments.watch:
+        console().print(status_table(states))
     print(count_by_status(states) or "no runs")
     return 0
 
 
+def _watch(folder: Path) -> None:
+    """Show the runs until nothing is under way; on what is no terminal, only at the end."""
+    with Live(console=console(), auto_refresh=False) as live:
+        while True:
+            states = list(read_study(folder))
+            live.update(status_table(states), refresh=True)
+            if not any(state.status in (QUEUED, RUNNING) for state in states):
+                return
+            time.sleep(_EVERY_S)
+
+
 def _as_json(state: RunState) -> dict[str, Any]:
-    record = {"status": state.status, "error": state.problem} if state.record is None else asdict(state.record)
-    return {"folder": str(state.folder.path), **record}
+    """The record, where there is one, with the state as it is seen from here."""
+    record = {} if state.record is None else asdict(state.record)
+    return {"folder": str(state.folder.path), **record, "status": state.status, "error": state.reason or None}
 
 
-def _table(states: Sequence[RunState]) -> Table:
+def status_table(states: Sequence[RunState]) -> Table:
+    """A line for each run: state, how far it is, score, time, and why it did not finish."""
     table = Table(box=None, pad_edge=False)
-    for title in ("run", "status", "score", "minutes", "reason"):
-        table.add_column(title, overflow="fold", justify="right" if title == "minutes" else "left")
+    for title in ("run", "status", "at", "score", "minutes", "left", "reason"):
+        right = title in ("minutes", "left")
+        table.add_column(title, overflow="fold", justify="right" if right else "left")
     for state in states:
-        table.add_row(Text(state.name), state.status, state.score, f"{state.minutes:.1f}", Text(state.reason))
+        left = "" if state.left_s is None else format_duration(state.left_s)
+        cells = (state.status, state.place, state.score, f"{state.minutes:.1f}", left)
+        table.add_row(Text(state.name), *cells, Text(state.reason))
     return table
+
+
+def with_counts(states: Sequence[RunState]) -> Group:
+    """The table with a line below that counts the states."""
+    return Group(status_table(states), Text(count_by_status(states)))

@@ -1,151 +1,142 @@
-"""The runs of a sweep, through Hydra's launchers."""
+"""The jobs of a study: looked at first, then handed to a launcher, then told by their records."""
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
-from medexp.cli.composition import TOP, Composer, finish, name_options, quoted
-from medexp.cli.overrides import axes_of
+from medexp.cli.board import Board
+from medexp.cli.console import console
+from medexp.cli.overrides import Sweep
+from medexp.cli.preflight import Finding, preflight, show, with_memory
+from medexp.compare.status import FAILED, FINISHED, read_run
 from medexp.core.config import is_place
-from medexp.core.errors import MedexpError, RunInterruptedError, UsageError
-from medexp.core.record import RunFolder, Status, axes_name, run_folder
+from medexp.core.errors import MedexpError, UsageError
+from medexp.core.hardware import available_cores
+from medexp.core.instantiate import instantiate
+from medexp.core.record import run_folder
+from medexp.engine.study import Study
+from medexp.launchers.forks import warm_up
+from medexp.launchers.jobs import Job, Launcher
+
+OFF = ("off", False)
 
 
-def run_sweep(composer: Composer, configs: Sequence[DictConfig]) -> int:
-    """Hand the jobs to Hydra's launcher; what became of them is told by themselves and by their records.
+def run_sweep(sweep: Sweep, configs: Sequence[DictConfig]) -> int:
+    """Look at all jobs, and run what is left of them.
 
     Args:
-        composer: What describes the jobs.
-        configs: The finished configuration of each job.
+        sweep: What describes them.
+        configs: The finished configuration of each.
 
     Returns:
         0 if all jobs are done, else 1.
 
     Raises:
-        UsageError: Two jobs would share a folder, or Hydra refused something.
+        UsageError: Two jobs would share a folder, or one cannot be built.
+        MedexpError: A job failed when a step of it was tried.
+        KeyboardInterrupt: It was asked to stop.
     """
-    folders = [run_folder(Path(config.paths.runs), config.study, config.axes) for config in configs]
-    _check_distinct(composer, folders)
+    warm_up()
+    jobs = [Job(config, run_folder(Path(config.paths.runs), config.study, config.axes)) for config in configs]
+    _check_distinct(sweep, jobs)
+    launcher = launcher_of(configs)
+    pin_threads(configs, launcher)
     study = configs[0].study
-    print(f"study {study}: {_jobs(len(folders))}", flush=True)
-    failures = {failure.axes: failure.message for failure in _launch(composer, folders[0].path.parent)}
-    unfinished = {folder.path: reason for folder in folders if (reason := _why_unfinished(folder, failures))}
-    for path, reason in unfinished.items():
-        print(f"medexp train: not finished: {path}: {reason}", file=sys.stderr)
-    print(f"study {study}: {len(folders) - len(unfinished)} of {_jobs(len(folders))} done")
+    print(f"study {study}: {_jobs(len(jobs))}", flush=True)
+    queued = _looked_at(jobs, launcher)
+    board = Board([job.folder for job in jobs], console=console())
+    with board:
+        launcher.launch(queued, tick=board.tick)
+    return _told(jobs, study)
+
+
+def launcher_of(configs: Sequence[DictConfig]) -> Launcher:
+    """What runs the jobs."""
+    launcher: Launcher = instantiate(configs[0].launcher, "launcher")
+    return launcher
+
+
+def pin_threads(configs: Sequence[DictConfig], launcher: Launcher) -> None:
+    """Jobs that run side by side share the cores of this machine."""
+    if not launcher.here or launcher.at_once in (None, 1):
+        return
+    share = max(1, available_cores() // launcher.at_once)
+    for config in configs:
+        if config.threads == "auto":
+            study = Study(Path(config.paths.runs), config.study)
+            study.pin("threads", lambda: (share, f"an equal share of the cores for {launcher.at_once} jobs at a time"))
+
+
+def _looked_at(jobs: Sequence[Job], launcher: Launcher) -> list[Job]:
+    """The jobs that have something left to do, after all were found to be good."""
+    level = jobs[0].config.preflight
+    if level in OFF:
+        return [job for job in jobs if _is_wanted(job, failed=_has_failed(job))]
+    findings = preflight(jobs, here=launcher.here, measure=level == "full")
+    show(findings, console(), at_once=launcher.at_once)
+    refuse([finding for finding in findings if finding.error])
+    left = with_memory([finding for finding in findings if not finding.is_done])
+    failed = {finding.job.name for finding in findings if finding.has_failed}
+    return [job for job in left if _is_wanted(job, failed=job.name in failed or _has_failed(job))]
+
+
+def refuse(bad: Sequence[Finding]) -> None:
+    """Say what is wrong with jobs.
+
+    Args:
+        bad: What was found of them.
+
+    Raises:
+        UsageError: One of them is used wrongly.
+        MedexpError: One failed when it was tried.
+    """
+    if not bad:
+        return
+    told = "\n".join(f"{finding.job.name}: {finding.error}" for finding in bad)
+    kind = UsageError if any(finding.exit_code == UsageError.exit_code for finding in bad) else MedexpError
+    raise kind(
+        f"{_jobs(len(bad))} cannot run, so that none was started; mend or leave out (preflight=off runs the others)\n"
+        f"{told}"
+    )
+
+
+def _has_failed(job: Job) -> bool:
+    state = read_run(job.folder)
+    return state is not None and state.status == FAILED
+
+
+def _is_wanted(job: Job, *, failed: bool) -> bool:
+    """Whether a job may run now; one that failed only on request."""
+    return not failed or job.config.retry == "failed"
+
+
+def _told(jobs: Sequence[Job], study: str) -> int:
+    """Say what became of the jobs."""
+    unfinished = {}
+    for job in jobs:
+        state = read_run(job.folder)
+        if state is None or state.status != FINISHED:
+            unfinished[job] = "not started" if state is None else " ".join(filter(None, (state.status, state.reason)))
+    for job, reason in unfinished.items():
+        print(f"medexp train: not finished: {job.folder.path}: {reason}", file=sys.stderr)
+    print(f"study {study}: {len(jobs) - len(unfinished)} of {_jobs(len(jobs))} done")
+    if any(reason.startswith(FAILED) for reason in unfinished.values()):
+        print("retry=failed runs failed jobs again", file=sys.stderr)
     return 1 if unfinished else 0
-
-
-def _launch(composer: Composer, folder: Path) -> list[Failure]:
-    """Run all jobs; a launcher that fails itself is told, and what is left to do is seen from the records."""
-    overrides = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={quoted(folder)}", *composer.hydra_overrides()]
-    try:
-        with composer.hydra() as hydra:
-            returned = hydra.multirun(TOP, partial(train_job, sweeper=os.getpid()), overrides)
-    except MedexpError:
-        raise
-    except Exception as error:
-        print(f"medexp train: the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
-        return []
-    return list(_failures(returned))
 
 
 def _jobs(count: int) -> str:
     return f"{count} job{'' if count == 1 else 's'}"
 
 
-def _check_distinct(composer: Composer, folders: Sequence[RunFolder]) -> None:
-    if len({folder.path for folder in folders}) < len(folders):
-        places = [key for key in composer.sweep.swept if is_place(key)]
+def _check_distinct(sweep: Sweep, jobs: Sequence[Job]) -> None:
+    if len({job.folder.path for job in jobs}) < len(jobs):
+        places = [key for key in sweep.swept if is_place(key)]
         raise UsageError(
             f"{', '.join(places)} takes several values but changes nothing that is computed, so that jobs would share "
-            f"the folder {folders[0].path}; give one value"
+            f"the folder {jobs[0].folder.path}; give one value"
         )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a job returns that did not finish.
-
-    Attributes:
-        axes: The job's own overrides.
-        message: What went wrong.
-    """
-
-    axes: str
-    message: str
-
-
-def train_job(config: DictConfig, *, sweeper: int) -> Failure | None:
-    """What a launcher calls for each job, in this process or another: train, and let no failure stop the others.
-
-    Args:
-        config: As Hydra composed it.
-        sweeper: Id of the process that runs the sweep.
-
-    Returns:
-        Nothing, or why the job did not finish.
-
-    Raises:
-        KeyboardInterrupt: The process that runs the sweep was asked to stop.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    axes = axes_of(hydra.overrides.task)
-    name = axes_name(axes)
-    try:
-        from medexp.engine.fit import train
-
-        name_options(config, hydra.runtime.choices)
-        train(finish(config, axes=axes))
-    except RunInterruptedError as error:
-        if os.getpid() == sweeper:
-            raise KeyboardInterrupt(str(error)) from error
-        return Failure(name, str(error))
-    except Exception as error:
-        return _told(name, error)
-    return None
-
-
-def _told(name: str, error: Exception) -> Failure:
-    """Say at once what went wrong, a programming error with its traceback, and keep it for the end."""
-    if isinstance(error, MedexpError):
-        print(f"medexp train: {name}: {error}", file=sys.stderr, flush=True)
-        return Failure(name, _first_line(error))
-    print(f"medexp train: {name}:", file=sys.stderr)
-    traceback.print_exc()
-    return Failure(name, f"{type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    first, *rest = str(error).splitlines() or [""]
-    return f"{first} see above" if rest else first
-
-
-def _failures(returned: Any) -> Iterator[Failure]:
-    """The failures among what a sweeper returned: JobReturns in nested lists, or nothing."""
-    if isinstance(returned, list | tuple):
-        for item in returned:
-            yield from _failures(item)
-    elif isinstance(returned, JobReturn) and isinstance(returned.return_value, Failure):
-        yield returned.return_value
-
-
-def _why_unfinished(folder: RunFolder, failures: Mapping[str, str]) -> str | None:
-    if folder.path.name in failures:
-        return failures[folder.path.name]
-    if not folder.exists:
-        return "not started"
-    record = folder.read()
-    return None if record.status is Status.FINISHED else record.error or record.status.value

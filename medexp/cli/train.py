@@ -9,6 +9,8 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from medexp.cli.composition import TOP, Composer
+from medexp.cli.overrides import is_searchs
+from medexp.cli.search import run_search
 from medexp.cli.sweep import run_sweep
 from medexp.core.errors import RunInterruptedError, UsageError
 
@@ -20,7 +22,11 @@ EXPERIMENT is a name under experiments/ or any YAML path. OVERRIDES choose and s
   post_processing=[argmax,keep_largest]
   fold=2 seed=7 study=first_try
 With -m several values make a sweep:
-  loss=dice,focal  seed=0..4  fold=all  hydra/launcher=joblib
+  loss=dice,focal  seed=0..4  fold=all
+  launcher.n_jobs=2  launcher=slurm     where the jobs run (conf/launcher)
+  preflight=build|off  retry=failed     look less closely first; run failed jobs again
+With search=optuna the values are searched (docs/searching.md):
+  -m search=optuna search.n_trials=20 'optimizer.lr=tag(log,interval(1e-4,1e-1))' loss=dice,focal
 
 flags:
   -m, --multirun         run every combination
@@ -61,10 +67,22 @@ def train_command(words: Sequence[str]) -> int:
     composer = _composer(flags)
     if flags.cfg or flags.info or flags.hydra_help:
         return _show(composer, flags)
+    searches = composer.chosen("search") not in (None, "none")
+    if searches and not flags.multirun:
+        raise UsageError(f"search={composer.chosen('search')} makes several runs; add -m, and keys with several values")
+    if searches:
+        return run_search(composer)
+    _refuse_knobs_of_no_search(composer)
     if composer.sweep.swept and not flags.multirun:
         raise UsageError(f"{', '.join(composer.sweep.swept)} takes several values; add -m to run them all")
     configs = composer.compose_jobs()
-    return run_sweep(composer, configs) if flags.multirun else _run(configs[0])
+    return run_sweep(composer.sweep, configs) if flags.multirun else _run(configs[0])
+
+
+def _refuse_knobs_of_no_search(composer: Composer) -> None:
+    for override in composer.sweep.parsed:
+        if is_searchs(override.key_or_group) and override.key_or_group != "search":
+            raise UsageError(f"{override.input_line} is of a search, and none is chosen; add search=optuna")
 
 
 def _run(config: DictConfig) -> int:

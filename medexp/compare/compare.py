@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from medexp.compare import fairness, pairs
 from medexp.compare.bootstrap import Resampling
+from medexp.compare.choice import Tuned, choose
 from medexp.compare.collapse import collapsed
 from medexp.compare.comparison import Comparison, Method, Run, StratumScore
 from medexp.compare.measured import Measured, Methods, measure
@@ -43,6 +44,7 @@ class Choices:
         force: Compare where it is not fair.
         factors: Level by case id, by factor.
         command: The command that makes the comparison again.
+        searched: Axis of which each method is compared at the value that its validations chose; None for none.
     """
 
     by: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class Choices:
     force: bool = False
     factors: Factors | None = None
     command: str = ""
+    searched: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -77,10 +80,13 @@ def compare_runs(runs: Sequence[RecordedRun], choices: Choices) -> Comparison:
             shared, or the runs cannot be compared fairly and it is not forced.
         RecordError: Evidence is missing or damaged.
     """
-    by = method_axes(runs, choices.by)
+    tuned = _tuned(runs, choices)
+    runs = tuned.runs
+    by = method_axes(runs, choices.by, searched=choices.searched)
     methods = _ordered(by_method(runs, by), runs, by, choices.baseline)
     names = _metric_names(methods, choices.metrics)
-    fair = fairness.check(methods, by=by, metrics=names, force=choices.force)
+    extra = () if choices.searched is None else (choices.searched,)
+    fair = fairness.check(methods, by=(*by, *extra), metrics=names, force=choices.force, searched=tuned.findings)
     evidence = {run.path: run.evidence() for own in methods.values() for run in own.values()}
     metrics = _metrics(methods, names)
     fair = replace(fair, findings=(*fair.findings, *fairness.changed_definitions(methods, metrics)))
@@ -99,7 +105,18 @@ def compare_runs(runs: Sequence[RecordedRun], choices: Choices) -> Comparison:
         bootstrap_seed=choices.seed,
         command=choices.command,
     )
-    return _filled(empty, measured, choices)
+    filled = _filled(empty, measured, choices)
+    return replace(filled, notes=(*tuned.notes, *filled.notes))
+
+
+def _tuned(runs: Sequence[RecordedRun], choices: Choices) -> Tuned:
+    """The runs of each method at the value that was chosen for it, where something was searched for."""
+    if choices.searched is None:
+        return Tuned(list(runs), (), ())
+    if not choices.by:
+        raise UsageError(f"--choose {choices.searched} needs --by: what makes a method, e.g. --by loss")
+    metric = choices.metrics[0] if choices.metrics else None
+    return choose(runs, choices.searched, by=choices.by, metric=metric)
 
 
 def _filled(found: Comparison, measured: Sequence[Measured], choices: Choices) -> Comparison:

@@ -31,7 +31,9 @@ _SHOWN = 4
 _NO_MATTER = ("seed", "fold", "overlays", "save_predictions", "callbacks", "metrics", "threads")
 
 
-def check(methods: Methods, *, by: Sequence[str], metrics: Sequence[str], force: bool) -> Fairness:
+def check(
+    methods: Methods, *, by: Sequence[str], metrics: Sequence[str], force: bool, searched: Sequence[Finding] = ()
+) -> Fairness:
     """Compare what the runs recorded of themselves.
 
     Args:
@@ -39,6 +41,7 @@ def check(methods: Methods, *, by: Sequence[str], metrics: Sequence[str], force:
         by: Axes whose values make a method; what they set may differ.
         metrics: Names of the metrics that are compared.
         force: Go on where a fair comparison is not possible.
+        searched: What was found of a search that chose the runs.
 
     Returns:
         The findings, errors first.
@@ -49,6 +52,7 @@ def check(methods: Methods, *, by: Sequence[str], metrics: Sequence[str], force:
     """
     runs = [run for own in methods.values() for run in own.values()]
     findings = [
+        *searched,
         *_facts(runs, metrics),
         *_budget(runs, by),
         *_by_fold(runs, by),

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from medexp.compare.status import RunState, read_study, study_folder
+from medexp.compare.status import RunState, read_run, read_study, study_folder
 from medexp.core.config import is_place, leaves
 from medexp.core.errors import RecordError, UsageError, did_you_mean
 from medexp.core.record import Record, RunFolder, Status
@@ -134,13 +134,8 @@ def read_runs(places: Sequence[str], runs: Path) -> list[RecordedRun]:
 
 
 def _states(place: str, runs: Path) -> Iterable[RunState]:
-    run = RunFolder(Path(place))
-    if not run.exists:
-        return list(read_study(study_folder(place, runs)))
-    try:
-        return [RunState(folder=run, record=run.read())]
-    except RecordError as error:
-        return [RunState(folder=run, record=None, problem=str(error))]
+    state = read_run(RunFolder(Path(place)))
+    return list(read_study(study_folder(place, runs))) if state is None else [state]
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:
@@ -171,12 +166,13 @@ def varied_axes(runs: Sequence[RecordedRun]) -> list[str]:
     ]
 
 
-def method_axes(runs: Sequence[RecordedRun], by: Sequence[str]) -> tuple[str, ...]:
+def method_axes(runs: Sequence[RecordedRun], by: Sequence[str], *, searched: str | None = None) -> tuple[str, ...]:
     """The axes whose values make a method, checked, or found where none is given.
 
     Args:
         runs: All runs.
         by: The axes that the user gave; none for those on which the runs differ.
+        searched: An axis whose value was chosen for each method; it may differ.
 
     Returns:
         The axes.
@@ -198,7 +194,7 @@ def method_axes(runs: Sequence[RecordedRun], by: Sequence[str]) -> tuple[str, ..
             raise UsageError(
                 f"--by {axis}: no run has such an axis{did_you_mean(axis, known)} (e.g. {', '.join(known)})"
             )
-    others = [] if STUDY in by else [axis for axis in varied if axis not in by]
+    others = [] if STUDY in by else [axis for axis in varied if axis not in (*by, searched)]
     for axis in others:
         values = sorted({run.value(axis) for run in runs if run.state.record is not None})
         raise UsageError(

@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 # Keys that say where things lie, who watches or how fast it goes, and not what is computed.
-_PLACES_AT_ROOT = frozenset({"paths", "study", "axes", "options", "on_change", "tracking", "launcher"})
+_PLACES_AT_ROOT = frozenset(
+    {"paths", "study", "axes", "options", "on_change", "retry", "preflight", "tracking", "launcher", "search", "trial"}
+)
 _PLACES_ANYWHERE = frozenset({"root", "cache_dir", "workers", "pin_memory"})
 
 

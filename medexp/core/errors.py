@@ -41,6 +41,10 @@ class RecordError(MedexpError):
     """A run folder is damaged, locked, or holds another experiment's run."""
 
 
+class RunPrunedError(MedexpError):
+    """The search that a run is a trial of stopped it; it is not resumed."""
+
+
 class RunInterruptedError(MedexpError):
     """The run was asked to stop, saved its state at a batch boundary and can be resumed."""
 

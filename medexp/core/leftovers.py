@@ -111,8 +111,10 @@ def _unneeded_checkpoints(run: RunFolder, *, keep: int) -> list[Leftover]:
         return []
     strays = sorted(path for path in run.checkpoints.glob("*.ckpt") if path.name not in index)
     found = [_leftover(path, "a checkpoint that was never completed") for path in strays]
-    if run.exists and run.read().status is Status.FINISHED:
-        found += [_leftover(path, "an older checkpoint of a finished run") for path in _older(run, index, keep=keep)]
+    if run.exists and run.read().status in (Status.FINISHED, Status.PRUNED):
+        found += [
+            _leftover(path, "an older checkpoint of a run that has ended") for path in _older(run, index, keep=keep)
+        ]
     return found
 
 

@@ -25,12 +25,16 @@ _LOCK_PATIENCE_S = 1.0
 
 
 class Status(StrEnum):
-    """State of a run. A record that says "running" while nobody holds its lock belongs to a killed process."""
+    """State of a run. A record that says "running" while nobody holds its lock belongs to a killed process.
+
+    A search stops trials that promise little: "pruned" is neither finished, nor is it resumed.
+    """
 
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
     KILLED = "killed"
+    PRUNED = "pruned"
 
 
 @dataclass
@@ -51,9 +55,10 @@ class Record:
         part: Which part of the split the results are of.
         metrics: Definition of each metric.
         results: Aggregated value by metric and label.
+        validation: The same over the validation cases, of a trial of a search whose results are of other cases.
         seconds: Time spent by phase, summed over resumptions.
         notes: What a reader of the results must know.
-        error: Message of the failure, if it failed.
+        error: Message of the failure, if it failed; why it was stopped, if it was.
         wandb_id: Id of the tracker's run.
         started: When the run was first started (UTC).
         ended: When it ended (UTC).
@@ -73,6 +78,7 @@ class Record:
     part: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     results: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    validation: dict[str, dict[str, float | None]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     error: str | None = None
@@ -101,6 +107,8 @@ class RunFolder:
     overlays = property(lambda self: self.path / "overlays")
     predictions = property(lambda self: self.path / "predictions")
     log = property(lambda self: self.path / "log.txt")
+    output = property(lambda self: self.path / "output.txt")
+    progress = property(lambda self: self.path / "progress.json")
 
     def process_log(self, rank: int) -> Path:
         """What a process other than the first says, where several train together."""

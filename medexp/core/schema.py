@@ -88,6 +88,9 @@ RULES: Mapping[str, Rule] = {
     "pictures.channel": _whole(0),
     "save_predictions": _FLAG,
     "on_change": _one_of("refuse", "resume", "new"),
+    "retry": _one_of("interrupted", "failed"),
+    # YAML reads a bare off as false.
+    "preflight": Rule("full or build or off", lambda value: value in ("full", "build", "off") or value is False),
     "study": _TEXT,
     "paths.runs": _TEXT,
     "paths.cache": _TEXT,

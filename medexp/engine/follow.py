@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from omegaconf import OmegaConf
 
-from medexp.core.errors import MedexpError
+from medexp.core.errors import MedexpError, RunPrunedError
 from medexp.core.instantiate import trust_folders
 from medexp.core.record import RunFolder
 from medexp.engine.log import logging_to
@@ -39,7 +40,7 @@ def follow(processes: Processes) -> RunFolder:
     log = folder.process_log(processes.rank)
     with configured_process(config), logging_to(log, terminal_too=False):
         work = Work(config, folder, processes)
-        with work.stop.listening():
+        with work.stop.listening(), suppress(RunPrunedError):
             work.fit()
             work.judge()
     return folder

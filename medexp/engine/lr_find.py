@@ -24,9 +24,9 @@ from medexp.core.instantiate import trust_folders
 from medexp.core.record import RunFolder
 from medexp.core.schema import check_values
 from medexp.core.types import Batch
-from medexp.engine.fit import device_of, resolved_process
+from medexp.engine.fit import resolved_process
 from medexp.engine.log import logging_to
-from medexp.engine.process import keep_freed_memory
+from medexp.engine.process import device_of, keep_freed_memory
 from medexp.engine.processes import Processes
 from medexp.engine.progress import Progress
 from medexp.engine.schedules import Schedule

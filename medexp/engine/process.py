@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 2**31 - 1
@@ -103,3 +104,8 @@ def determinism_note(*, device: str, deterministic: bool) -> str:
             "adaptive pooling in 3D"
         )
     return "none asked for"
+
+
+def device_of(config: DictConfig) -> str:
+    """The device that computes, "cpu" or "cuda", by what is asked for and what there is."""
+    return "cuda" if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 
@@ -171,8 +172,8 @@ class Processes:
         return int(local) if self.place is not None and local else self.world_size
 
     def plugins(self) -> list[ClusterEnvironment]:
-        """What tells Lightning of the processes."""
-        return [] if self.place is None else [_Environment(self.place)]
+        """What tells Lightning of the processes; a process alone is alone, whatever cluster it finds itself in."""
+        return [LightningEnvironment() if self.place is None else _Environment(self.place)]
 
     @contextmanager
     def open(self) -> Iterator[None]:

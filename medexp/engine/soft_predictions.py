@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,9 @@ class _Keep(pl.Callback):
             self.files.append(file)
 
 
-def predict_parts(run: Run, module: Experiment, data: ImageData, folder: Path) -> dict[str, SoftCases]:
+def predict_parts(
+    run: Run, module: Experiment, data: ImageData, folder: Path, *, parts: Sequence[str] = ("val", "test")
+) -> dict[str, SoftCases]:
     """Predict the cases of validation, and those of the test part where there is one.
 
     Args:
@@ -70,17 +72,18 @@ def predict_parts(run: Run, module: Experiment, data: ImageData, folder: Path) -
         module: Gets the weights that the run's results come from.
         data: The run's data.
         folder: Where the files are written; the caller removes them.
+        parts: Which parts are wanted.
 
     Returns:
-        The cases by part: "val", and "test" where there is one.
+        The cases by part: "val", and "test" where there is one, as far as they are wanted.
 
     Raises:
         RecordError: No intact checkpoint is left.
     """
     config = run.config
     load_results_checkpoint(module, run.folder, choice=config.trainer.checkpoint)
-    loaders: dict[str, Any] = {"val": data.val_dataloader()}
-    if data.parts.test:
+    loaders: dict[str, Any] = {"val": data.val_dataloader()} if "val" in parts else {}
+    if data.parts.test and "test" in parts:
         loaders["test"] = data.test_dataloader()
     with configured_process(config), without_advice():
         data.prepare_data()

@@ -51,3 +51,8 @@ class Study:
                 pinned[key] = {"value": value, "reason": reason}
                 write_json(self.path / _FILE, pinned)
             return pinned[key]["value"]
+
+    def take_over(self, other: Study) -> None:
+        """Begin with what another study has pinned."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / _FILE, other.pinned())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import queue
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,14 +16,13 @@ import pytorch_lightning as pl
 from jaxtyping import UInt8
 from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 
-from medexp.core.config import comparable
 from medexp.core.errors import UsageError
-from medexp.core.record import Record
+from medexp.core.record import Record, RunFolder
 from medexp.core.types import Case, Image, Prediction
 from medexp.engine.log import LOGGER
 from medexp.engine.overlays import ShownSlice, shown_slices
+from medexp.engine.shared_record import config_columns, hashed, shared_record, told_config
 
-HIDDEN_PATH = "(path)"
 _TAGGED = ("task", "dataset", "model", "loss")
 
 
@@ -39,7 +36,7 @@ class TrackedRun:
         study: Name of the study.
         name: The run's own overrides, readable.
         tags: Options of task, dataset, model and loss.
-        config: The resolved configuration, plain, without places.
+        config: The resolved configuration, plain, without places and what only changes pictures.
         layers: Name, type and number of parameters of the network's parts.
     """
 
@@ -77,11 +74,15 @@ class Outcome:
         status: State of the run.
         results: Aggregated value by metric and label.
         cases: A line per case; None where the run did not come that far.
+        files: Content of the record's files by name, for others' eyes; empty unless the run finished.
+        validation: Values like the results over the validation cases, where they are known.
     """
 
     status: str
     results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     cases: pd.DataFrame | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    validation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -210,19 +211,20 @@ class Tracking:
             grey = np.round(shown.picture * 255).astype(np.uint8)
             self._tell(self.tracker.show, Picture(self._rename[prediction.case_id], number, grey, shown))
 
-    def end(self, exit_code: int, outcome: Outcome) -> None:
+    def end(self, exit_code: int, outcome: Outcome, *, record: RunFolder | None = None) -> None:
         """Tell how the run ended, and wait for the tracker no longer than allowed.
 
         Args:
             exit_code: 0 for a finished run.
             outcome: What came out, cases and groups by their own ids.
+            record: The folder of a finished run, whose record is told too.
         """
         if self.tracker is None or self._thread is None:
             return
         if outcome.cases is not None:
             renamed = {key: outcome.cases[key].map(self._rename) for key in ("case_id", "group")}
             outcome = replace(outcome, cases=outcome.cases.assign(**renamed))
-        self._tell(self.tracker.finish, exit_code, outcome)
+        self._tell(self._finish, exit_code, outcome, record)
         self._calls.put(None)
         self._thread.join(self.patience_s)
         if self._thread.is_alive():
@@ -232,6 +234,16 @@ class Tracking:
                 self.patience_s,
             )
         self._thread = None
+
+    def _finish(self, exit_code: int, outcome: Outcome, record: RunFolder | None) -> None:
+        assert self.tracker is not None
+        if record is not None:
+            try:
+                outcome = replace(outcome, files=shared_record(record, rename=self._rename))
+            except Exception as error:
+                LOGGER.warning("the tracker is not told the run's record: %s: %s", type(error).__name__, error)
+                LOGGER.debug("the record cannot be told", exc_info=True)
+        self.tracker.finish(exit_code, outcome)
 
     def _log(self, values: Mapping[str, Any]) -> None:
         assert self.tracker is not None
@@ -280,15 +292,14 @@ def described(
     """
     assert record.wandb_id is not None
     options = config["options"]
-    harmless = {*options.values(), *(f"val/{metric}" for metric in config["metrics"])}
-    told = for_others({**comparable(config), "axes": record.axes}, harmless=harmless, rename=rename)
+    told = told_config(config, record, rename=rename)
     return TrackedRun(
         folder=folder,
         id=record.wandb_id,
         study=record.study,
         name=", ".join(f"{key}={value}" for key, value in sorted(told["axes"].items())) or record.study,
         tags=tuple(options[group] for group in _TAGGED if group in options),
-        config={**told, "study": record.study, "versions": record.versions, "hardware": record.hardware},
+        config={**config_columns(told), "versions": record.versions, "hardware": record.hardware},
         layers=_layers(module),
     )
 
@@ -300,61 +311,6 @@ def _layers(module: pl.LightningModule) -> pd.DataFrame:
     layers = pd.DataFrame(columns)
     whole = pd.DataFrame([{"layer": "", "type": type(module).__name__, "parameters": summary.total_parameters}])
     return pd.concat([whole, layers], ignore_index=True)
-
-
-def hashed(name: str, *, salt: str) -> str:
-    """What stands for the id of a case or a patient: the same in a study, and of no use without its salt.
-
-    Args:
-        name: The id.
-        salt: The study's own secret, in hexadecimal digits.
-
-    Returns:
-        Twelve hexadecimal digits.
-    """
-    return hashlib.blake2b(name.encode(), key=bytes.fromhex(salt), digest_size=6).hexdigest()
-
-
-def for_others(config: Mapping[str, Any], *, harmless: Set[str], rename: Mapping[str, str]) -> dict[str, Any]:
-    """A plain configuration for others' eyes: no paths, and ids of cases by other names, also inside of texts.
-
-    A text with a slash or a backslash counts as a path.
-
-    Args:
-        config: Plain mappings, lists and values.
-        harmless: Texts that are told as they are.
-        rename: What stands for the id of each case and group.
-
-    Returns:
-        The same structure.
-    """
-    everything = "\0".join(_texts(config))
-    present = sorted((name for name in rename if name in everything), key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, present))})(?!\w)") if present else None
-
-    def public(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {public(key): public(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [public(item) for item in value]
-        if not isinstance(value, str) or value in harmless:
-            return value
-        if "/" in value or "\\" in value:
-            return HIDDEN_PATH
-        return value if pattern is None else pattern.sub(lambda found: rename[found[0]], value)
-
-    told: dict[str, Any] = public(config)
-    return told
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        yield from _texts([*value, *value.values()])
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        yield value
 
 
 def _is_number(value: Any) -> bool:

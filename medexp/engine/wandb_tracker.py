@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from shutil import rmtree
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import UInt8
 
 from medexp.core.errors import UsageError
-from medexp.core.wandb_login import wandb_login
+from medexp.core.wandb_artifacts import RUN_TYPE, run_artifact
 from medexp.engine._overlay_errors import ErrorKind
 from medexp.engine.log import LOGGER
 from medexp.engine.overlays import ShownBox
 from medexp.engine.tracking import Outcome, Picture, TrackedRun
+from medexp.engine.wandb_session import Session, log_table, logged_files, open_run, remove_logs, resolved_mode
 
-Mode = Literal["online", "offline", "disabled"]
 _MODES = ("auto", "online", "offline")
 _LEAST_BOX = 0.01  # share of the picture from the middle to each side
 _STEP_AXES = {"batch/*": "step", "train/*": "epoch", "val/*": "epoch"}
@@ -31,9 +27,9 @@ _STEP_AXES = {"batch/*": "step", "train/*": "epoch", "val/*": "epoch"}
 class WandbTracker:
     """A run with Weights & Biases, in its offline format where the service cannot be reached.
 
-    wandb's own files go to the folder `wandb` of the run, to be sent later by `wandb sync`. Its account of the machine
-    (user, host, program, command line, working folder, installed packages, git remote), the terminal's output and the
-    code are left out.
+    wandb's own files go to the folder `wandb` of the run, to be sent later by `medexp wandb sync`. Its account of the
+    machine (user, host, program, command line, working folder, installed packages, git remote), the terminal's output
+    and the code are left out.
 
     Args:
         project: Name of the project.
@@ -76,26 +72,16 @@ class WandbTracker:
         Args:
             run: What is known of it.
         """
-        mode = self._mode()
+        mode = resolved_mode(self.mode)
         if mode == "disabled":
             return
-        import wandb
-
-        try:
-            self._run = self._open(run, mode)
-        except (wandb.errors.Error, OSError) as error:
-            if mode == "offline":
-                raise
-            LOGGER.warning(
-                "Weights & Biases cannot be reached; the run is kept offline: %s", " ".join(str(error).split())
-            )
-            self._run = self._open(run, "offline")
+        self._run = open_run(self._session(run), mode)
         for pattern, axis in _STEP_AXES.items():
             self._run.define_metric(axis, hidden=True)
             self._run.define_metric(pattern, step_metric=axis)
-        self._log_table("model", run.layers)
+        log_table(self._run, "model", run.layers)
         self._run.summary["parameters"] = int(run.layers["parameters"].iloc[0])
-        where = f"offline; wandb sync {quote(str(Path(self._run.dir).parent))} sends it"
+        where = f"offline; medexp wandb sync {quote(str(run.folder.parent))} sends it"
         LOGGER.info("tracked by Weights & Biases: %s", where if self._run.offline else self._run.url)
 
     def log(self, values: Mapping[str, float]) -> None:
@@ -136,15 +122,20 @@ class WandbTracker:
         if self._run is None:
             return
         self._run.summary["status"] = outcome.status
-        for metric, by_label in outcome.results.items():
-            for label, value in by_label.items():
-                self._run.summary[f"results/{metric}/{label}"] = value
+        for kind, values in (("results", outcome.results), ("validation", outcome.validation)):
+            for metric, by_label in values.items():
+                for label, value in by_label.items():
+                    self._run.summary[f"{kind}/{metric}/{label}"] = value
         if outcome.cases is not None:
-            self._log_table("cases", outcome.cases)
+            log_table(self._run, "cases", outcome.cases)
         folder = Path(self._run.dir).parent
-        self._run.finish(exit_code=exit_code)
+        record = logged_files(
+            self._run, run_artifact(self._run.id), outcome.files, type=RUN_TYPE, metadata=_known(outcome.files)
+        )
+        with record:
+            self._run.finish(exit_code=exit_code)
         self._run = None
-        _remove_logs(folder)
+        remove_logs(folder)
 
     def abandon(self) -> None:
         """Stop wandb's service, which may be broken, so that the next run of this process gets a new one."""
@@ -153,77 +144,26 @@ class WandbTracker:
         self._run = None
         wandb.teardown()
 
-    def _mode(self) -> Mode:
-        asked = os.environ.get("WANDB_MODE", "").lower()
-        if asked in ("offline", "disabled", "dryrun"):
-            return "disabled" if asked == "disabled" else "offline"
-        if self.mode in ("online", "offline"):
-            return cast(Mode, self.mode)
-        login = wandb_login(environment=os.environ, home=Path.home(), folder=Path.cwd())
-        return "online" if login["logged_in"] else "offline"
-
-    def _open(self, run: TrackedRun, mode: Mode) -> Any:
-        import wandb
-
-        run.folder.mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(
-            mode=mode,
-            silent=True,
-            console="off",
-            disable_code=True,
-            disable_git=True,
-            disable_job_creation=True,
-            host="",
-            init_timeout=self.timeout_s,
-            program="medexp",
-            program_relpath="medexp",
-            reinit="create_new",
-            save_code=False,
-            x_disable_meta=True,
-            x_disable_stats=not self.system_metrics,
-            x_save_requirements=False,
+    def _session(self, run: TrackedRun) -> Session:
+        return Session(
+            project=self.project,
+            entity=self.entity,
+            folder=run.folder,
+            group=run.study,
+            job_type="train",
+            name=run.name,
+            tags=(*run.tags, *self.tags),
+            config=run.config,
+            id=run.id,
+            system_metrics=self.system_metrics,
+            timeout_s=self.timeout_s,
         )
-        with _own_hooks():
-            return wandb.init(
-                project=self.project,
-                entity=self.entity,
-                id=run.id,
-                resume="allow",
-                dir=run.folder,
-                group=run.study,
-                job_type="train",
-                name=run.name,
-                tags=[*run.tags, *self.tags],
-                config=dict(run.config),
-                settings=settings,
-            )
-
-    def _log_table(self, name: str, frame: pd.DataFrame) -> None:
-        import wandb
-
-        rows = frame.astype(object).where(frame.notna(), None).values.tolist()
-        table = wandb.Table(columns=list(frame.columns), data=rows, allow_mixed_types=True)
-        # A table that is bound already becomes a file of the run alone; else wandb makes an artifact of it, too, whose
-        # record names a folder of this machine.
-        table.bind_to_run(self._run, name, "summary")
-        self._run.log({name: table})
 
 
-def _remove_logs(folder: Path) -> None:
-    """Remove wandb's own logs of a run that ended well, which name folders of this machine."""
-    rmtree(folder / "logs", ignore_errors=True)
-    for link in folder.parent.glob("debug*.log"):
-        link.unlink(missing_ok=True)
-
-
-@contextmanager
-def _own_hooks() -> Iterator[None]:
-    """What Python calls at its end stays as it is; wandb replaces it, to learn an exit code that it is told here."""
-    kept = sys.excepthook, sys.exit
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.exit = kept
+def _known(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """What others find a run's record by without fetching it."""
+    record = json.loads(files["run.json"]) if files else {}
+    return {key: record[key] for key in ("study", "axes", "started") if key in record}
 
 
 def _masks(picture: Picture, names: Mapping[int, str]) -> dict[str, Any]:

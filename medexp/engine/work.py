@@ -17,10 +17,12 @@ from medexp.core.record import RunFolder
 from medexp.engine.build import Parts, build
 from medexp.engine.checkpoints import CheckpointFolder, Checkpoints, VerifiedCheckpointIO
 from medexp.engine.evaluation import CaseFiles, chosen_cases
+from medexp.engine.heartbeat import Heartbeat
 from medexp.engine.history import History
 from medexp.engine.overlays import Drawing
 from medexp.engine.process import pinned_process
 from medexp.engine.processes import Processes
+from medexp.engine.pruning import check_trial, is_chosen_from, pruning_of
 from medexp.engine.run import load_results_checkpoint
 from medexp.engine.signals import StopRequest
 from medexp.engine.tracking import Tracking
@@ -55,6 +57,8 @@ class Work:
         self.processes = processes
         self.tracking = tracking
         self.parts: Parts = build(config, processes=processes.world_size)
+        self.validation: dict[str, dict[str, float]] = {}
+        check_trial(config, self.parts.data.parts)
         self.stop = StopRequest()
         self.drawing = Drawing.of(plain(config.pictures))
         self._drawn = self._drawn_cases()
@@ -76,7 +80,9 @@ class Work:
             self.parts.module.model.compile(backend=self._backend)
         history = History(self.folder, writes=self.processes.is_first, tracking=self.tracking)
         newest = CheckpointFolder(self.folder.checkpoints).newest()
-        trainer = self.trainer([history, *self._user_callbacks(), self._checkpoints(), *callbacks])
+        pruning = pruning_of(self.config, self.folder, asks=self.processes.is_first)
+        own = [*self._user_callbacks(), *self._heartbeat(), self._checkpoints(), *pruning]
+        trainer = self.trainer([history, *own, *callbacks])
         trainer.fit(self.parts.module, datamodule=self.parts.data, ckpt_path=newest, weights_only=True)
         history.flush()
         history.write_csv()
@@ -84,6 +90,8 @@ class Work:
 
     def judge(self, *callbacks: pl.Callback) -> Path:
         """Judge the reported cases by the checkpoint that results come from; the module holds the evidence afterwards.
+
+        Of a trial of a search the validation cases are judged before, where others are reported.
 
         Args:
             *callbacks: Further ones of this process.
@@ -93,6 +101,9 @@ class Work:
         """
         data, module = self.parts.data, self.parts.module
         checkpoint = load_results_checkpoint(module, self.folder, choice=self.config.trainer.checkpoint)
+        if is_chosen_from(self.config) and data.parts.evaluated[0] != "val":
+            self.trainer([], validate=True).validate(module, datamodule=data, verbose=False)
+            self.validation = module.results()
         files = CaseFiles(
             folder=self.folder,
             drawn=self._drawn,
@@ -101,7 +112,7 @@ class Work:
             stop=self.stop,
             tracking=self.tracking,
         )
-        trainer = self.trainer([files, *self._user_callbacks(), *callbacks])
+        trainer = self.trainer([files, *self._user_callbacks(), *self._heartbeat(), *callbacks])
         trainer.test(module, datamodule=data, verbose=False)
         return checkpoint
 
@@ -123,9 +134,15 @@ class Work:
     def _user_callbacks(self) -> list[pl.Callback]:
         return [instantiate(node, f"callbacks.{name}") for name, node in self.config.callbacks.items()]
 
-    def trainer(self, callbacks: list[pl.Callback]) -> pl.Trainer:
-        """What trains and judges as configured, with these callbacks."""
+    def _heartbeat(self) -> list[pl.Callback]:
+        if not self.processes.is_first:
+            return []
+        return [Heartbeat(self.folder, metric=f"val/{self.parts.module.metrics[0].name}")]
+
+    def trainer(self, callbacks: list[pl.Callback], *, validate: bool | None = None) -> pl.Trainer:
+        """What trains and judges as configured, with these callbacks; on demand with or without validations."""
         knobs = self.config.trainer
+        validates = bool(knobs.validate_every_epochs) if validate is None else validate
         steps_per_epoch = self.parts.data.batches_per_epoch // knobs.accumulate
         plugins: list[Any] = [VerifiedCheckpointIO(), *self.processes.plugins()]
         return pl.Trainer(
@@ -138,7 +155,7 @@ class Work:
             max_steps=self.parts.total_steps,
             accumulate_grad_batches=knobs.accumulate,
             gradient_clip_val=knobs.gradient_clip_norm,
-            limit_val_batches=1.0 if knobs.validate_every_epochs else 0,
+            limit_val_batches=1.0 if validates else 0,
             check_val_every_n_epoch=knobs.validate_every_epochs or 1,
             num_sanity_val_steps=0,
             callbacks=callbacks,

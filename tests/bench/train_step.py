@@ -60,7 +60,7 @@ def framework(steps: int, root: str | None) -> float:
     import pytorch_lightning as pl
 
     import medexp
-    from medexp.engine import fit
+    from medexp.engine.work import Work
 
     marks: list[float] = []
 
@@ -71,12 +71,12 @@ def framework(steps: int, root: str | None) -> float:
     class StopError(Exception):
         pass
 
-    def judge(_: Any) -> None:
+    def judge(*_: Any) -> None:
         raise StopError
 
-    original = fit._Job._callbacks
-    fit._Job._callbacks = lambda job: [Marks(), *original(job)]  # type: ignore[method-assign]
-    fit._Job._judge = judge  # type: ignore[method-assign]
+    original = Work._user_callbacks
+    Work._user_callbacks = lambda work: [Marks(), *original(work)]  # type: ignore[method-assign]
+    Work.judge = judge  # type: ignore[method-assign]
     data = (
         [f"dataset.root={root!r}", "dataset=msd"]
         if root

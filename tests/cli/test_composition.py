@@ -60,7 +60,7 @@ def test_an_override_of_what_does_not_exist_is_refused_with_the_nearest_name(
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("hydra/launcher=typo", "hydra/launcher"),
+        ("hydra/job_logging=typo", "hydra/job_logging"),
         ("hydra.foo=1", "hydra.foo"),
         ("+seed=1", "'seed'"),
         ("loss@foo=dice", "loss@foo"),
@@ -140,7 +140,7 @@ def test_a_folder_of_options_that_is_not_there_is_refused(here: Path) -> None:
     "overrides",
     [
         ["seed=3", "optimizer.lr=1e-2", "loss.weights.dice=2"],
-        ["loss=focal", "loss.gamma=3", "fold=2", "hydra/launcher=joblib"],
+        ["loss=focal", "loss.gamma=3", "fold=2", "launcher=joblib"],
         ["loss.weights={dice: 3.0}", "model.channels=[4,8]", "model.strides=[2]"],
         ["init_from='a, b=c'", "overlays=[x,'y z']", "study=\\$it"],
         ["optimizer.lr=${seed}", "dataset.source.n_cases=${dataset.batch_size}", "metrics.nsd.both_empty=nan"],
@@ -158,6 +158,13 @@ def test_the_configuration_is_what_hydra_composes(overrides: list[str], here: Pa
     for filled_in in ("axes", "options", "paths", "post_processing"):
         del mine[filled_in], theirs[filled_in]
     assert repr(mine) == repr(theirs)
+
+
+@pytest.mark.parametrize("override", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra/sweeper=basic"])
+def test_hydras_own_launchers_are_refused_with_ours_as_the_remedy(override: str, here: Path) -> None:
+    told = _refusal(override)
+    assert override in told
+    assert "launcher=local|slurm|ray|joblib" in told
 
 
 def test_modules_are_looked_for_in_the_working_directory_and_beside_the_experiment(here: Path) -> None:
@@ -183,7 +190,7 @@ def test_a_failed_composition_leaves_the_callers_hydra_too(here: Path) -> None:
     (here / "theirs").mkdir()
     with hydra.initialize_config_dir(config_dir=str(here / "theirs"), version_base="1.2", job_name="notebook"):
         theirs = GlobalHydra.instance().hydra
-        _refusal("hydra/launcher=typo")
+        _refusal("hydra/job_logging=typo")
         assert GlobalHydra.instance().hydra is theirs
 
 

@@ -58,7 +58,7 @@ def test_each_declared_package_is_reported_with_its_version(capsys: pytest.Captu
     assert entries["pytorch-lightning"]["required"] == ">=2.6.6"
     assert entries["pytorch-lightning"]["installed"] == importlib.metadata.version("pytorch-lightning")
     assert entries["pytorch-lightning"]["status"] == "ok"
-    assert entries["optuna"]["extras"] == ["optuna"]
+    assert entries["optuna"]["extras"][-1] == "optuna"
 
 
 def test_the_tables_name_what_the_json_does(

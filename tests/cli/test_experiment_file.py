@@ -64,7 +64,7 @@ def test_the_command_line_wins_over_the_experiment(experiment: Write) -> None:
         ("axes: {loss: dice}\n", "sets axes, which medexp fills in"),
         ("hydra: {job: {num: 1}}\n", "sets hydra, which has no effect in an experiment; give it on the command line"),
         ("defaults: [{override /los: dice}]\n", "defaults names los, which is no group; did you mean loss?"),
-        ("defaults: [{override /hydra/launcher: joblib}]\n", "give hydra/launcher=joblib on the command line"),
+        ("defaults: [{override /hydra/launcher: joblib}]\n", "which has no part here; jobs run where launcher=local"),
         ("defaults: [loss]\n", "each entry reads `- override /GROUP: OPTION`"),
         ("defaults: loss\n", "defaults needs a list of entries"),
         ("- seed\n", "needs a mapping of overrides at its top, got a ListConfig"),

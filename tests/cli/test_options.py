@@ -45,6 +45,8 @@ _OTHER: dict[str, Any] = {
     "init_skip": ["head.*"],
     "freeze": ["encoder.*"],
     "on_change": "new",
+    "retry": "failed",
+    "preflight": "build",
     "fold": 1,
     "paths.modules": ["mine"],
     "paths.conf": ["theirs"],
@@ -73,7 +75,11 @@ _OTHER: dict[str, Any] = {
 
 
 # An option that needs another than the default beside it.
-_BESIDE = {"task=detection/density": ["loss=mse"], "task=instance/detect": ["loss=detector_terms"]}
+_BESIDE = {
+    "task=detection/density": ["loss=mse"],
+    "task=instance/detect": ["loss=detector_terms"],
+    **{f"{group}={option}": ["search=optuna"] for group, option in _OPTIONS if group.startswith("search/")},
+}
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

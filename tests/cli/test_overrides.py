@@ -61,7 +61,7 @@ def test_of_two_values_for_a_key_the_last_one_counts() -> None:
 
 def test_an_interval_is_refused_since_its_values_cannot_be_listed() -> None:
     with pytest.raises(UsageError, match=r"optimizer\.lr=interval\(0\.1,1\) .* write optimizer\.lr=A,B,C"):
-        parse(["optimizer.lr=interval(0.1,1)"])
+        parse(["optimizer.lr=interval(0.1,1)"]).jobs()
 
 
 @pytest.mark.parametrize("typed", ["loss.gamma=[1,2", "loss=dice=3", "=3", "loss={gamma"])
@@ -82,8 +82,11 @@ def test_what_cannot_be_read_is_told_with_the_override(typed: str) -> None:
         "dataset.root=/data",
         "dataset.workers=4",
         "dataset.source.cache_dir=/tmp",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
+        "launcher=joblib",
+        "launcher.n_jobs=2",
+        "retry=failed",
+        "preflight=build",
+        "hydra.verbose=true",
         "+experiment='mine'",
     ],
 )

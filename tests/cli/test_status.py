@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from medexp.cli.main import main
 from medexp.compare.status import count_by_status, read_study, study_folder
 from medexp.core.errors import UsageError
 from medexp.core.record import Record, RunFolder, Status, run_folder
+from medexp.core.waiting import Waiting, end_waiting
 
 RUNS = Path("runs")
 
@@ -36,7 +40,7 @@ def test_each_run_is_a_line_with_state_score_time_and_reason(here: Path, capsys:
     )
     _record(axes={"loss": "focal", "seed": "1"}, status=Status.FAILED, error="ValueError: first line\nsecond line")
     header, dice, focal, count = _table(capsys, "first")
-    assert [cell.strip() for cell in header] == ["run", "status", "score", "minutes", "reason"]
+    assert [cell.strip() for cell in header] == ["run", "status", "at", "score", "minutes", "left", "reason"]
     assert [cell.strip() for cell in dice] == ["loss=dice,seed=1", "finished", "dice 0.8125", "2.0"]
     assert [cell.strip() for cell in focal] == [
         "loss=focal,seed=1",
@@ -115,3 +119,52 @@ def test_an_unknown_study_is_told_with_the_nearest_and_all_known_ones(here: Path
 def test_a_study_without_runs_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (RUNS / "first").mkdir(parents=True)
     assert _table(capsys, "first") == [["no runs"]]
+
+
+def test_a_job_that_waits_is_queued_until_its_record_begins(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(RUNS, "first", {"seed": "0"})
+    Waiting.here({"seed": "0"}, "local").write(folder.path)
+    (state,) = read_study(RUNS / "first")
+    assert (state.name, state.status) == ("seed=0", "queued")
+    folder.write(Record(study="first", axes={"seed": "0"}, status=Status.FINISHED))
+    end_waiting(folder.path)
+    (state,) = read_study(RUNS / "first")
+    assert state.status == "finished"
+
+
+def test_a_job_whose_sweep_is_gone_was_not_started_or_is_what_its_record_says(here: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    waiting = replace(Waiting.here({"seed": "0"}, "local"), id=f"{socket.gethostname()}:{gone.pid}")
+    folder = run_folder(RUNS, "first", {"seed": "0"})
+    waiting.write(folder.path)
+    (state,) = read_study(RUNS / "first")
+    assert state.status == "not started"
+    folder.write(Record(study="first", axes={"seed": "0"}, status=Status.KILLED))
+    (state,) = read_study(RUNS / "first")
+    assert state.status == "killed"
+
+
+def test_a_job_that_ended_before_its_record_began_has_failed_with_its_reason(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = replace(Waiting.here({"seed": "0"}, "slurm"), id="12_3", error="UsageError: no\nsuch thing")
+    waiting.write(run_folder(RUNS, "first", {"seed": "0"}).path)
+    assert main(["status", "first", "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)
+    assert (run["status"], run["error"]) == ("failed", "UsageError: no such thing")
+
+
+def test_a_run_tells_how_far_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _record(status=Status.RUNNING)
+    progress = {"epoch": 3, "epochs": 20, "step": 30, "steps": 200, "metric": "val/dice", "value": 0.5, "left_s": 125.0}
+    folder.progress.write_text(json.dumps(progress))
+    with folder.lock():
+        _, line, _ = _table(capsys, "first")
+    assert [cell.strip() for cell in line] == ["seed=0", "running", "epoch 3/20", "val/dice 0.5000", "0.0", "2:05"]
+
+
+def test_watching_ends_when_nothing_is_under_way(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _record(status=Status.FINISHED)
+    assert main(["status", "first", "--watch"]) == 0
+    assert "1 finished" in capsys.readouterr().out

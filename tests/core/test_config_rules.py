@@ -34,6 +34,8 @@ GROUPS = (
     "parameter_groups",
     "post_processing",
     "scheduler",
+    "search/pruner",
+    "search/sampler",
     "task",
 )
 
@@ -165,6 +167,8 @@ def test_leaves_have_dotted_keys_and_empty_containers_count():
         "paths.runs",
         "study",
         "axes.seed",
+        "search.n_trials",
+        "trial.number",
         "tracking.name",
         "dataset.root",
         "dataset.source.cache_dir",

@@ -145,3 +145,16 @@ def test_the_hash_tells_which_cases_stand_in_which_part():
     a, b, c = patients(3)
     assert Parts((a, b), (c,), ()).hash == Parts((b, a), (c,), ()).hash
     assert len({Parts((a, b), (c,), ()).hash, Parts((a, c), (b,), ()).hash, Parts((a, b), (), (c,)).hash}) == 3
+
+
+def test_folds_beside_a_random_test_part_share_it_and_divide_the_rest() -> None:
+    cases = cases_of(*(f"g{n // 2}" for n in range(20)))
+    parts = [KFold(n_folds=4, test=0.2, seed=0)(cases, fold=fold) for fold in range(4)]
+    tests = {tuple(case.case_id for case in part.test) for part in parts}
+    assert len(tests) == 1
+    (apart,) = tests
+    assert len(apart) == 4
+    held_out = [case.case_id for part in parts for case in part.val]
+    assert sorted([*held_out, *apart]) == sorted(case.case_id for case in cases)
+    with pytest.raises(UsageError, match=r"dataset\.split\.test=0\.2 would be a second test part"):
+        KFold(n_folds=4, test=0.2, seed=0)([*cases, Case("t", "t", (), split="test")], fold=0)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from medexp.core.errors import UsageError
 from medexp.core.types import Batch
-from medexp.engine import progress as progress_module
+from medexp.engine import watch as watch_module
 from medexp.engine.pace import Pace, Status, format_duration, format_status, total_epochs, total_steps
 from medexp.engine.progress import Progress
 
@@ -87,7 +87,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress_module, "monotonic", clock)
+    monkeypatch.setattr(watch_module, "monotonic", clock)
     return clock
 
 

@@ -11,8 +11,10 @@ import pytest
 from pictures import image_of, predicted
 
 from medexp.core.errors import UsageError
+from medexp.core.record import RunFolder
 from medexp.core.types import Case
-from medexp.engine.tracking import HIDDEN_PATH, Outcome, Picture, TrackedRun, Tracking, for_others, hashed
+from medexp.engine.shared_record import HIDDEN_PATH, for_others, hashed
+from medexp.engine.tracking import Outcome, Picture, TrackedRun, Tracking
 
 SALT = "00112233445566778899aabbccddeeff"
 RUN = TrackedRun(
@@ -148,6 +150,17 @@ def test_pictures_are_told_of_public_data_or_where_allowed(media, public, shown)
     pictures = heard.told("show")
     assert bool(pictures) == shown
     assert all(picture.case == "1234" for picture in pictures)
+
+
+def test_a_record_that_cannot_be_told_does_not_keep_the_run_open(tmp_path, caplog):
+    heard = Heard()
+    tracking = tracking_of(heard)
+    tracking.begin(RUN, public=True, rename={})
+    with caplog.at_level(logging.WARNING, logger="medexp"):
+        tracking.end(0, Outcome("finished"), record=RunFolder(tmp_path))
+    ((exit_code, outcome),) = heard.told("finish")
+    assert (exit_code, outcome.files) == (0, {})
+    assert "the tracker is not told the run's record: RecordError" in caplog.text
 
 
 def test_cases_and_groups_have_other_names():

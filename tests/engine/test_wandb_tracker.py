@@ -26,6 +26,7 @@ from medexp.core.record import Status
 from medexp.engine.overlays import ShownSlice
 from medexp.engine.run import Run
 from medexp.engine.tracking import Picture
+from medexp.engine.wandb_session import resolved_mode
 from medexp.engine.wandb_tracker import WandbTracker, _masks
 
 _TRACKED = ("tracking=wandb", "tracking.tracker.system_metrics=false", "tracking.every_steps=2", "overlays=1")
@@ -139,13 +140,14 @@ def test_jobs_of_a_multirun_have_ids_and_configurations_of_their_own(tmp_path: P
 
 
 def _patients(root: Path) -> None:
-    """Three volumes whose folder, file names, ids and headers name patients."""
+    """Three volumes whose folder, file names, ids and headers name patients, and one whose label does not fit it."""
     random = np.random.default_rng(0)
     cases = []
-    for number in range(3):
+    for number in range(4):
         image = nib.Nifti1Image(random.normal(size=(12, 12, 12)).astype(np.float32), np.eye(4))
         image.header["descrip"] = b"CANARYheader"
-        label = nib.Nifti1Image((random.random((12, 12, 12)) < 0.3).astype(np.uint8), np.eye(4))
+        shape = (12, 12, 12 if number < 3 else 11)
+        label = nib.Nifti1Image((random.random(shape) < 0.3).astype(np.uint8), np.eye(4))
         name = f"CANARYcase{number}.nii.gz"
         for folder, nifti in (("imagesTr", image), ("labelsTr", label)):
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -153,7 +155,7 @@ def _patients(root: Path) -> None:
         cases.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     content = {
         "name": "liver", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"},
-        "numTraining": 3, "training": cases,
+        "numTraining": 4, "training": cases,
     }  # fmt: skip
     (root / "dataset.json").write_text(json.dumps(content))
 
@@ -164,7 +166,8 @@ def test_nothing_of_patients_and_of_the_machine_is_told(tmp_path: Path) -> None:
     config = medexp.compose(
         None,
         [
-            "dataset=msd", f"dataset.root={root}", "dataset.patch_size=[12,12,12]", "dataset.batch_size=1",
+            "dataset=msd", f"dataset.root={root}", "dataset.integrity=quarantine",
+            "dataset.patch_size=[12,12,12]", "dataset.batch_size=1",
             "dataset.split.n_folds=3", "model.channels=[4,8]", "model.strides=[2]", "model.num_res_units=0",
             "metrics=dice", "precision=32-true", "threads=1", "overlays=1", "save_predictions=true",
             "trainer.max_steps=2", f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}",
@@ -179,7 +182,8 @@ def test_nothing_of_patients_and_of_the_machine_is_told(tmp_path: Path) -> None:
     told |= {"a patient": "CANARY", "the program": sys.executable, "the repository": str(Path(__file__).parents[2])}
     told |= {"the user": f"/{getpass.getuser()}/"}
     files = [path for path in (run.path / "wandb").rglob("*") if path.is_file()]
-    assert any(path.suffix == ".wandb" for path in files)
+    assert {"evidence.csv.copy", "run.json.copy", f"run-{run.record.wandb_id}.wandb"} <= {path.name for path in files}
+    assert "CANARY" in str(run.record.notes), "a note names the case that was left out"
     found = [
         (path.name, what)
         for path in files
@@ -243,11 +247,11 @@ def test_a_tracker_in_trouble_changes_nothing(trouble, tmp_path: Path, monkeypat
 def test_without_a_key_a_run_is_offline_and_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert WandbTracker(**_KNOBS)._mode() == "offline"
+    assert resolved_mode("auto") == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert WandbTracker(**_KNOBS)._mode() == "online"
+    assert resolved_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert WandbTracker(**_KNOBS)._mode() == "disabled"
+    assert resolved_mode("auto") == "disabled"
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def _plain(sheet: Sheet) -> dict[str, Any]:
 
 
 def _runs(found: Comparison) -> Sheet:
-    """Every run, used or not."""
+    """Every run, used or not, by study and name: a page is passed on, and paths tell of the machine."""
     rows = [
         (
             run.method,
@@ -207,7 +207,7 @@ def _runs(found: Comparison) -> Sheet:
             f"{run.minutes:.1f}",
             "; ".join(run.collapsed) or UNDEFINED,
             run.problem or UNDEFINED,
-            str(run.folder),
+            "/".join(run.folder.parts[-2:]),
         )
         for run in found.runs
     ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from medexp.core.errors import DataError, UsageError
+from medexp.core.errors import DataError
 from medexp.core.types import Case
-from medexp.data.splits.dealing import members_of_groups, spread
+from medexp.data.splits.dealing import spread
 from medexp.data.splits.drawing import Draw
+from medexp.data.splits.held_out import check_only_test_part, check_sizes, first_groups
 from medexp.data.splits.parts import Parts, check_only_fold, set_apart
 from medexp.data.splits.strata import Strata
 
@@ -45,11 +46,7 @@ class HoldOut:
         n_train: int | None = None,
         draw: int = 0,
     ) -> None:
-        for name, size in (("val", val), ("test", test)):
-            if size is not None and not (0 < size < 1 if isinstance(size, float) else size >= 1):
-                raise UsageError(
-                    f"dataset.split.{name} needs a share above 0 and below 1, or a whole number of cases, got {size}"
-                )
+        check_sizes(val=val, test=test)
         self.val = val
         self.test = test
         self.seed = seed
@@ -72,11 +69,7 @@ class HoldOut:
         """
         check_only_fold(fold, split="holdout", instead="for another division choose another dataset.split.seed")
         learning, test = set_apart(cases)
-        if test and self.test is not None:
-            raise UsageError(
-                f"dataset.split.test={self.test} would be a second test part beside the dataset's own of {len(test)} "
-                "cases; set it to null"
-            )
+        check_only_test_part(test, self.test)
         held_out = self._held_out(learning)
         parts = Parts(
             train=tuple(case for case in learning if held_out.get(case.group) is None),
@@ -87,23 +80,14 @@ class HoldOut:
 
     def _held_out(self, cases: Sequence[Case]) -> dict[str, str]:
         """The part of each group that is held out."""
-        sizes = {group: len(members) for group, members in members_of_groups(cases).items()}
         order = spread(cases, self.strata(cases), np.random.default_rng(self.seed))
         found: dict[str, str] = {}
         for name, size in (("test", self.test), ("val", self.val)):
             if size is not None:
-                wanted = round(size * len(cases)) if isinstance(size, float) else size
-                taken = _nearest_beginning(order[len(found) :], sizes, wanted=wanted)
-                found |= dict.fromkeys(taken, name)
-        if len(found) == len(sizes):
+                found |= dict.fromkeys(first_groups(order[len(found) :], cases, size=size), name)
+        if len(found) == len(order):
             raise DataError(
                 f"dataset.split.val={self.val} and test={self.test} leave nothing to learn from of {len(cases)} cases "
-                f"in {len(sizes)} groups; hold out fewer"
+                f"in {len(order)} groups; hold out fewer"
             )
         return found
-
-
-def _nearest_beginning(order: Sequence[str], sizes: Mapping[str, int], *, wanted: int) -> Sequence[str]:
-    """The first groups, one at least, whose number of cases comes nearest to what is wanted."""
-    totals = np.cumsum([sizes[group] for group in order])
-    return order[: 1 + int(np.argmin(np.abs(totals - wanted)))] if len(totals) else []

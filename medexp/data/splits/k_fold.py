@@ -8,8 +8,9 @@ import numpy as np
 
 from medexp.core.errors import DataError, UsageError
 from medexp.core.types import Case
-from medexp.data.splits.dealing import dealt
+from medexp.data.splits.dealing import dealt, spread
 from medexp.data.splits.drawing import Draw
+from medexp.data.splits.held_out import check_only_test_part, check_sizes, first_groups
 from medexp.data.splits.parts import Parts, set_apart
 from medexp.data.splits.strata import Strata
 
@@ -22,6 +23,8 @@ class KFold:
 
     Args:
         n_folds: Number of folds, at least 2.
+        test: A test part beside the folds, where the dataset has none of its own: a share of the cases (below 1), or
+            their number; None for none.
         seed: Seed of the shuffle of the groups; the same for every run, whatever its training seed.
         stratify: Give each fold its share of the images of each "label", of those that show each class ("presence"),
             or of each "load" of the classes; None deals the groups out without looking.
@@ -35,6 +38,7 @@ class KFold:
         self,
         *,
         n_folds: int,
+        test: float | int | None = None,
         seed: int,
         stratify: str | None = None,
         stratify_classes: Sequence[str] | None = None,
@@ -44,7 +48,9 @@ class KFold:
     ) -> None:
         if n_folds < 2:
             raise UsageError(f"dataset.split.n_folds needs at least 2, got {n_folds}")
+        check_sizes(test=test)
         self.n_folds = n_folds
+        self.test = test
         self.seed = seed
         self.strata = Strata(by=stratify, classes=stratify_classes, quantiles=stratify_quantiles)
         self.draw = Draw(n_train=n_train, draw=draw, seed=seed)
@@ -60,19 +66,33 @@ class KFold:
             The parts, with the cases in the order of the dataset.
 
         Raises:
-            UsageError: There is no such fold.
+            UsageError: There is no such fold, or a test part is asked for beside the dataset's own.
             DataError: There are too few groups, or the folds that the cases carry do not make `n_folds` folds.
         """
         if not 0 <= fold < self.n_folds:
             raise UsageError(f"fold needs 0..{self.n_folds - 1} with dataset.split.n_folds={self.n_folds}, got {fold}")
+        learning: Sequence[Case]
+        test: Sequence[Case]
         learning, test = set_apart(cases)
+        check_only_test_part(test, self.test)
+        if self.test is not None:
+            learning, test = self._with_test_part(learning)
         folds = self._fold_of_group(learning)
         parts = Parts(
             train=tuple(case for case in learning if folds[case.group] != fold),
             val=tuple(case for case in learning if folds[case.group] == fold),
-            test=test,
+            test=tuple(test),
         )
         return self.draw(parts, self.strata)
+
+    def _with_test_part(self, cases: Sequence[Case]) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+        """The cases to learn from, and a test part that is the same for all folds."""
+        assert self.test is not None
+        order = spread(cases, self.strata(cases), np.random.default_rng(self.seed))
+        apart = set(first_groups(order, cases, size=self.test))
+        return tuple(case for case in cases if case.group not in apart), tuple(
+            case for case in cases if case.group in apart
+        )
 
     def _fold_of_group(self, cases: Sequence[Case]) -> dict[str, int]:
         prescribed = _prescribed_folds(cases, n_folds=self.n_folds)
