@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post bench-sweep disturbed tour pictures \
-  reproducibility verdict clean
+  report-pictures reproducibility verdict clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
@@ -66,6 +66,9 @@ tour: $(INSTALLED)  ## train every task of experiments/tour and write docs/tour.
 
 pictures: $(INSTALLED)  ## draw docs/pictures on generated images, the page with Chromium
 	$(BIN)/python tests/bench/pictures.py
+
+report-pictures: $(INSTALLED)  ## take docs/pictures/report_*.png from the report of a study with Chromium (STUDY=folder)
+	$(BIN)/python tests/bench/report_pictures.py $(STUDY)
 
 reproducibility: $(INSTALLED)  ## say what is bitwise reproducible on this machine
 	$(BIN)/python tests/bench/reproducibility.py

@@ -70,7 +70,7 @@ def compare_command(words: Sequence[str]) -> int:
     )
     found = compare_runs(runs, choices)
     usual = Path("comparison") if arguments.source else runs[0].path.parent / "comparison"
-    files = write_files(found, arguments.out or usual)
+    files = write_files(found, arguments.out or usual, report=arguments.report)
     if arguments.log is not None:
         _log(runs, choices, arguments.log)
     if arguments.json:
@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="compare what is not comparable, and say so in the report")
     add("--runs", type=Path, default=Path("runs"), help="folder of all studies (default: runs)")
     add("--out", type=Path, metavar="DIR", help="where files are written (default: STUDY/comparison)")
+    add("--no-report", dest="report", action="store_false", help="leave out report.html, the page with plots")
     add("--json", action="store_true", help="print everything as JSON")
     add("--from", dest="source", choices=["wandb"], help="fetch the runs that ENTITY/PROJECT of Weights & Biases holds")
     add("--group", metavar="STUDY", help="with --from: the runs of this study alone")

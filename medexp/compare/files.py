@@ -9,6 +9,7 @@ from pathlib import Path
 from medexp.compare import tables
 from medexp.compare.comparison import Comparison, Level
 from medexp.compare.figures import draw_critical_difference
+from medexp.compare.report.page import write_report
 from medexp.compare.sheets import Sheet, as_latex, as_markdown
 from medexp.compare.words import basis, summary, verdict
 from medexp.core.files import write_text
@@ -20,14 +21,15 @@ _RULE = (
 )
 
 
-def write_files(found: Comparison, folder: Path) -> list[Path]:
-    """Write comparison.csv, pairs.csv, cases.csv, comparison.md and comparison.tex.
+def write_files(found: Comparison, folder: Path, *, report: bool = True) -> list[Path]:
+    """Write comparison.csv, pairs.csv, cases.csv, comparison.md, comparison.tex and report.html.
 
     With three methods or more also critical_difference.svg, of the first metric that ranks methods within cases.
 
     Args:
         found: The comparison.
         folder: Where to; made where it does not exist.
+        report: Write report.html.
 
     Returns:
         The files.
@@ -42,6 +44,8 @@ def write_files(found: Comparison, folder: Path) -> list[Path]:
     for name, text in texts.items():
         write_text(folder / name, text)
     files = [folder / name for name in texts]
+    if report:
+        files.append(write_report(found, folder / "report.html"))
     drawn = [ranking for ranking in found.rankings if math.isfinite(ranking.critical_difference)]
     return [*files, *(draw_critical_difference(one, folder / "critical_difference.svg") for one in drawn[:1])]
 

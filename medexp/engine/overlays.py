@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,6 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from medexp.core.errors import UsageError
+from medexp.core.files import safe_name
 from medexp.core.types import Image, Prediction
 from medexp.engine._overlay_checks import check_case, window_of
 from medexp.engine._overlay_errors import ERROR_COLOURS, error_kinds, has_areas
@@ -162,17 +161,6 @@ def write_figure(figure: Figure, path: Path) -> Path:
         else:
             FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
     return path
-
-
-def safe_name(case_id: str) -> str:
-    """A file name for a case: unsafe characters percent-encoded, a very long name cut and told apart by its hash.
-
-    >>> safe_name("liver/012 a")
-    'liver%2F012%20a'
-    """
-    name = quote(case_id, safe="")
-    name = f"%2E{name[1:]}" if name.startswith(".") else name
-    return name if len(name) <= 200 else f"{name[:180]}-{hashlib.sha256(case_id.encode()).hexdigest()[:16]}"
 
 
 def overlay_figure(

@@ -14,7 +14,7 @@ import medexp
 from medexp.cli.main import main as command_line
 from medexp.engine.run import Run
 
-_FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 _KNOBS = (
     "dataset=phantom_3d", "dataset.source.n_cases=12", "dataset.source.spacing_mm=[1.0,1.0,2.5]",
     "dataset.source.shape=[48,48,24]", "dataset.patch_size=[32,32,24]", "dataset.split.n_folds=4",
@@ -35,34 +35,40 @@ def _show(run: Run, *words: str) -> None:
         raise SystemExit(code)
 
 
-def _photographed(page: Path, picture: Path, *, folder: Path) -> None:
+def photographed(page: Path, picture: Path, *, folder: Path, height: int = 720) -> None:
+    """Open a page in Chromium and keep what is seen; `folder` is the browser's own."""
     browser = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
     if browser is None:
         print(f"no Chromium, so {picture} stays as it is")
         return
     command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1440,720",
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size=1440,{height}",
         "--virtual-time-budget=10000", f"--user-data-dir={folder / 'browser'}", f"--screenshot={picture}",
         page.as_uri(),
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
+def weigh(*pictures: Path) -> None:
+    """See that files are small enough for a repository."""
+    for picture in pictures:
+        size = picture.stat().st_size
+        print(f"{picture}: {size / 1000:.0f} kB")
+        if size > _MOST_BYTES:
+            raise SystemExit(f"{picture} is larger than {_MOST_BYTES / 1000:.0f} kB")
+
+
 def main() -> None:
     """Train, draw, and see that the files are small."""
-    _FOLDER.mkdir(exist_ok=True)
-    overlay, viewer = _FOLDER / "overlay.png", _FOLDER / "viewer.png"
+    FOLDER.mkdir(exist_ok=True)
+    overlay, viewer = FOLDER / "overlay.png", FOLDER / "viewer.png"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         run = _trained(folder)
         _show(run, "--style", "contour", "-o", str(overlay))
         _show(run, "--format", "html", "-o", str(folder / "viewer.html"))
-        _photographed(folder / "viewer.html", viewer, folder=folder)
-    for picture in (overlay, viewer):
-        size = picture.stat().st_size
-        print(f"{picture}: {size / 1000:.0f} kB")
-        if size > _MOST_BYTES:
-            raise SystemExit(f"{picture} is larger than {_MOST_BYTES / 1000:.0f} kB")
+        photographed(folder / "viewer.html", viewer, folder=folder)
+    weigh(overlay, viewer)
 
 
 if __name__ == "__main__":

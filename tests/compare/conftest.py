@@ -46,6 +46,12 @@ _CONFIG: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session")
+def run_writer() -> Callable[[Path], Callable[..., RunFolder]]:
+    """Gives what `write_run` is, for a folder of studies of one's own."""
+    return _run_writer
+
+
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., RunFolder]:
     """Writes a finished run of a loss, with the given evidence, and gives its folder.
@@ -53,7 +59,10 @@ def write_run(tmp_path: Path) -> Callable[..., RunFolder]:
     Named keys replace what a fair run has: `axes` in the record's axes, `config` in the configuration (dotted keys),
     `record` in the record's fields, `fingerprint` in its fingerprint.
     """
+    return _run_writer(tmp_path / "runs")
 
+
+def _run_writer(runs: Path) -> Callable[..., RunFolder]:
     def write(
         rows: Iterable[EvidenceRow],
         *,
@@ -69,7 +78,7 @@ def write_run(tmp_path: Path) -> Callable[..., RunFolder]:
         rows = list(rows)
         names = list(dict.fromkeys(row.metric for row in rows))
         own_axes = {"loss": loss, "fold": str(fold), "seed": str(seed), **(axes or {})}
-        folder = run_folder(tmp_path / "runs", study, own_axes)
+        folder = run_folder(runs, study, own_axes)
         folder.path.mkdir(parents=True)
         folder.config.write_text(yaml.safe_dump(_settings(names, loss, fold, seed, config or {})))
         facts = {"data": "d" * 64, "split": f"{fold}" * 64, "initial_weights": f"{seed}" * 64, "data_order": f"o{seed}"}

@@ -38,6 +38,7 @@ def test_the_verdict_is_told_and_files_are_written(
         "cases.csv",
         "comparison.md",
         "comparison.tex",
+        "report.html",
     }
     assert pd.read_csv(folder / "pairs.csv")["answer"].tolist() == ["better"]
     assert len(pd.read_csv(folder / "cases.csv")) == 2 * 3 * 20
@@ -70,6 +71,14 @@ def test_a_forced_comparison_says_so_everywhere(
     assert "UNFAIR, and forced" in told
     for file in ("comparison.md", "comparison.tex"):
         assert "it was forced" in (out / file).read_text()
+
+
+def test_the_report_can_be_left_out(
+    dice_study: WriteStudy, compare: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    dice_study(0.0)
+    assert "report.html" not in compare("study", "--no-report")[1]
+    assert not (tmp_path / "runs" / "study" / "comparison" / "report.html").exists()
 
 
 def test_json_holds_everything_and_nothing_else_is_printed(

@@ -54,7 +54,7 @@ def test_the_wheel_holds_all_modules_options_and_experiments_and_no_tests(wheel:
     inside = set(zipfile.ZipFile(wheel).namelist())
     shipped = {f"medexp/{name}" for name in _sources("conf", "*.yaml") | _sources("experiments", "*.yaml")}
     plugins = _sources("hydra_plugins", "*.py")
-    templates = _sources("medexp", "*.j2")
+    templates = _sources("medexp", "*.j2") | _sources("medexp", "*.css") | _sources("medexp", "*.js")
     assert _sources("medexp", "*.py") | templates | shipped | plugins <= inside
     assert {name.split("/")[0].split("-")[0] for name in inside} <= {"medexp", "hydra_plugins"}
 
