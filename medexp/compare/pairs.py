@@ -63,7 +63,7 @@ class Judge:
         low, high = within_unit(interval(self.resampling.means(list(self.cells.values))), self.facts.unit)
         found = []
         for place, (method, values) in enumerate(zip(self.cells.methods, self.cells.values, strict=True)):
-            spread = spread_of(values, self.cells.group_of)
+            spread = spread_of(values, self.cells.group_of, self.cells.seed_of)
             defined = int(_judged(values).any(axis=1).sum())
             found.append(
                 Score(
@@ -92,7 +92,7 @@ class Judge:
             The pairs, in their order.
         """
         differences = [self.cells.difference(*pair) for pair in chosen]
-        spreads = [spread_of(difference, self.cells.group_of) for difference in differences]
+        spreads = [spread_of(one, self.cells.group_of, self.cells.seed_of) for one in differences]
         verdicts = self._verdicts(spreads)
         descriptions = self._descriptions(differences)
         return [

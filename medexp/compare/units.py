@@ -41,6 +41,11 @@ class Cells:
     trainings: tuple[Training, ...]
     values: Float[np.ndarray, "methods units trainings"]
 
+    @property
+    def seed_of(self) -> Integer[np.ndarray, "trainings"]:
+        """Index of each training's seed."""
+        return np.unique([seed for _, seed in self.trainings], return_inverse=True)[1]
+
     def select(self, units: Bool[np.ndarray, "units"]) -> Cells:
         """The same of some units only."""
         used, group_of = np.unique(self.group_of[units], return_inverse=True)

@@ -1,4 +1,4 @@
-"""The one rule that decides "better", "worse" or "not separable": random effects of groups and of trainings."""
+"""The one rule that decides "better", "worse" or "not separable": random effects of groups, trainings and seeds."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ _STEPS = 400
 class Spread:
     """How sure a mean paired difference is.
 
-    The difference of a unit u in a training s on a training set f is modelled as mean + group of u + s + f + rest, with
-    random groups, trainings, training sets (folds) and rests. The variance of the mean is the sum of a part of the
-    groups, from the sums of the groups; one of the trainings, from their deviations within a fold; and, with several
-    folds, one of the training sets: what the folds differ by more than the first two explain. For complete data of one
-    fold the first two are the mean squares of groups and of trainings over the number of values. The rest is in both;
-    it is not subtracted, since the difference of mean squares is small by chance where it should be large.
+    The difference of a unit u in a training s on a training set f from a seed k is modelled as mean + group of u + s +
+    f + k + rest, with random groups, trainings, training sets (folds), seeds and rests. The variance of the mean is the
+    sum of a part of the groups, from the sums of the groups; one of the trainings, from their deviations within a fold;
+    and, with several folds, one of the training sets, what the folds differ by more than the first two explain, and one
+    of the seeds, from the sums of their trainings over all folds. For complete data of one fold the first two are the
+    mean squares of groups and of trainings over the number of values. The rest is in both; it is not subtracted, since
+    the difference of mean squares is small by chance where it should be large.
 
     Attributes:
         mean: Mean over units of the unit's mean over its trainings.
@@ -41,6 +42,8 @@ class Spread:
         training_sd: Standard deviation of the mean between trainings of a stratum; nan with one training in each.
         v_sets: Part that is due to training sets; 0 where the folds differ by no more than the rest explains.
         df_sets: Its degrees of freedom; 0 with one fold.
+        v_seeds: Part that is due to seeds, which the trainings of several folds have in common.
+        df_seeds: Its degrees of freedom; 0 where no seed is in two trainings.
         reason: Why no variance can be estimated, or nothing.
     """
 
@@ -53,13 +56,25 @@ class Spread:
     training_sd: float = math.nan
     v_sets: float = 0.0
     df_sets: int = 0
+    v_seeds: float = 0.0
+    df_seeds: int = 0
     reason: str = ""
 
     @property
     def _parts(self) -> Float[np.ndarray, "2 parts"]:
         """Variances and their degrees of freedom."""
-        pairs = ((self.v_groups, self.df_groups), (self.v_trainings, self.df_trainings), (self.v_sets, self.df_sets))
+        pairs = (
+            (self.v_groups, self.df_groups),
+            (self.v_trainings, self.df_trainings),
+            (self.v_sets, self.df_sets),
+            (self.v_seeds, self.df_seeds),
+        )
         return np.array([pair for pair in pairs if pair[1] > 0], dtype=float).reshape(-1, 2).T
+
+    @property
+    def _has_two_seeds(self) -> bool:
+        """Whether a part that varies has one degree of freedom, from two seeds."""
+        return self.df_trainings == 1 or (self.df_seeds == 1 and self.v_seeds > 0)
 
     @property
     def standard_error(self) -> float:
@@ -77,7 +92,7 @@ class Spread:
     def half_width(self, alpha: float) -> float:
         """Half the width of the interval of level 1 - alpha.
 
-        With one degree of freedom for trainings (two seeds, one fold) Satterthwaite's interval is too narrow: wrong in
+        With one degree of freedom for trainings or seeds (two seeds) Satterthwaite's interval is too narrow: wrong in
         up to 13 % instead of 5 %. Each part is then given its own quantile, which is never too narrow. Source:
         S. Banerjee, Approximate confidence interval for linear functions of means of k populations when the population
         variances are not equal, Sankhya 22 (1960).
@@ -90,7 +105,7 @@ class Spread:
         """
         if not self.standard_error > 0:
             return math.nan if self.reason else 0.0
-        if self.df_trainings != 1:
+        if not self._has_two_seeds:
             return float(t.isf(alpha / 2, self.df)) * self.standard_error
         variances, dfs = self._parts
         return math.sqrt((t.isf(alpha / 2, dfs) ** 2 * variances).sum())
@@ -104,7 +119,7 @@ class Spread:
             return 1.0
         if not self.standard_error:
             return min(1.0, 2.0 ** (1 - self.n_groups))
-        if self.df_trainings != 1:
+        if not self._has_two_seeds:
             return float(2 * t.sf(abs(self.mean) / self.standard_error, self.df))
         if self.half_width(_SMALLEST_P) < abs(self.mean):
             return _SMALLEST_P
@@ -139,16 +154,25 @@ class Spread:
     @property
     def _likely(self) -> Spread:
         """The same with variances that are as often too small as too large; an estimate of few degrees is too small."""
-        factors = [df / chi2.median(df) if df else 1.0 for df in (self.df_groups, self.df_trainings, self.df_sets)]
         return replace(
             self,
-            v_groups=self.v_groups * factors[0],
-            v_trainings=self.v_trainings * factors[1],
-            v_sets=self.v_sets * factors[2],
+            v_groups=self.v_groups * _median_factor(self.df_groups),
+            v_trainings=self.v_trainings * _median_factor(self.df_trainings),
+            v_sets=self.v_sets * _median_factor(self.df_sets),
+            v_seeds=self.v_seeds * _median_factor(self.df_seeds),
         )
 
 
-def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Integer[np.ndarray, "units"]) -> Spread:
+def _median_factor(df: int) -> float:
+    """What makes an estimated variance median-unbiased."""
+    return df / float(chi2.median(df)) if df else 1.0
+
+
+def spread_of(
+    difference: Float[np.ndarray, "units trainings"],
+    group_of: Integer[np.ndarray, "units"],
+    seed_of: Integer[np.ndarray, "trainings"] | None = None,
+) -> Spread:
     """The mean of paired differences and its variance, for any pattern of missing values.
 
     A unit weighs 1 / (number of units), shared by its trainings. Trainings that share no unit (folds) are strata:
@@ -159,6 +183,7 @@ def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Intege
     Args:
         difference: First minus second; nan where there is none.
         group_of: Index of each unit's group.
+        seed_of: Index of each training's seed; None where no two trainings have one in common.
 
     Returns:
         The spread; with a reason, and without numbers but the mean, where it cannot be estimated.
@@ -177,13 +202,15 @@ def spread_of(difference: Float[np.ndarray, "units trainings"], group_of: Intege
         return _unknown(mean, n_groups, "one group")
     if present.shape[1] < 2:
         return _unknown(mean, n_groups, "one training of each; how another seed would come out is not known")
-    return _estimated(d, weights, group_of, mean)
+    seeds = np.arange(len(used_trainings)) if seed_of is None else seed_of
+    return _estimated(d, weights, group_of, seeds[used_trainings], mean)
 
 
 def _estimated(
     d: Float[np.ndarray, "units trainings"],
     weights: Float[np.ndarray, "units trainings"],
     group_of: Integer[np.ndarray, "units"],
+    seed_of: Integer[np.ndarray, "trainings"],
     mean: float,
 ) -> Spread:
     """The spread of several groups and trainings."""
@@ -195,8 +222,11 @@ def _estimated(
     if n_strata == d.shape[1]:
         return Spread(mean, v_strata, n_strata - 1, math.nan, 0, n_groups)
     v_groups = _between(np.bincount(group_of, own), tiny)
-    variance, shares = _between_trainings(d, weights, of_training)
+    deviations = _deviations(d, weights)
+    variance, shares = _between_trainings(deviations, weights, of_training)
     variance = _above(variance, tiny)
+    seeds, seed_of = np.unique(seed_of, return_inverse=True)
+    recur = 1 < len(seeds) < d.shape[1]
     return Spread(
         mean=mean,
         v_groups=v_groups,
@@ -207,6 +237,8 @@ def _estimated(
         training_sd=math.sqrt(variance),
         v_sets=_above(v_strata - v_groups - variance * shares, tiny),
         df_sets=n_strata - 1,
+        v_seeds=_between(np.bincount(seed_of, deviations), tiny) if recur else 0.0,
+        df_seeds=len(seeds) - 1 if recur else 0,
     )
 
 
@@ -225,14 +257,20 @@ def _between(sums: Float[np.ndarray, "clusters"], tiny: float) -> float:
     return _above(float(count / (count - 1) * (sums**2).sum()), tiny) if count > 1 else 0.0
 
 
+def _deviations(
+    d: Float[np.ndarray, "units trainings"], weights: Float[np.ndarray, "units trainings"]
+) -> Float[np.ndarray, "trainings"]:
+    """What each training adds to the mean beside what its units have on the average."""
+    unit_means = (weights * d).sum(axis=1) / weights.sum(axis=1)
+    return (weights * (d - unit_means[:, None])).sum(axis=0)
+
+
 def _between_trainings(
-    d: Float[np.ndarray, "units trainings"],
+    sums: Float[np.ndarray, "trainings"],
     weights: Float[np.ndarray, "units trainings"],
     of_training: Integer[np.ndarray, "trainings"],
 ) -> tuple[float, float]:
-    """Variance of a training's mean, by its deviation from what its units have on the average, and its share."""
-    unit_means = (weights * d).sum(axis=1) / weights.sum(axis=1)
-    sums = (weights * (d - unit_means[:, None])).sum(axis=0)
+    """Variance of a training's mean, by its deviations, and its share."""
     squares, df, shares = 0.0, 0, 0.0
     for stratum in np.unique(of_training):
         inside = of_training == stratum

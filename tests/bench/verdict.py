@@ -58,7 +58,8 @@ _HEADS = (
     ),
 )
 
-Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
+# Differences of units and trainings, the group of each unit and, where seeds recur, the seed of each training.
+Draw = Callable[[np.random.Generator], tuple[np.ndarray, ...]]
 
 
 def crossed(
@@ -86,17 +87,30 @@ def heavy_tailed(n: int, seeds: int, seed_sd: float) -> Draw:
     return draw
 
 
-def folded(n: int, folds: int, seeds: int, seed_sd: float, *, training_set_sd: float = 0.0, lost: float = 0.0) -> Draw:
-    """Differences in a cross-validation; each fold and seed is a training of its own. `lost` cells are missing."""
+def folded(
+    n: int,
+    folds: int,
+    seeds: int,
+    seed_sd: float,
+    *,
+    training_set_sd: float = 0.0,
+    shared_seed_sd: float = 0.0,
+    lost: float = 0.0,
+) -> Draw:
+    """Differences in a cross-validation; each fold and seed is a training of its own. `lost` cells are missing.
 
-    def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    What a seed does in all folds has `shared_seed_sd`, what it does in each `seed_sd`.
+    """
+
+    def draw(random: np.random.Generator) -> tuple[np.ndarray, ...]:
         d = np.full((n, folds * seeds), np.nan)
+        shared = random.normal(size=seeds) * shared_seed_sd * math.sqrt(2)
         for fold in range(folds):
             own = slice(fold * n // folds, (fold + 1) * n // folds)
             part, _ = crossed((n * (fold + 1)) // folds - (n * fold) // folds, seeds, seed_sd)(random)
-            d[own, fold * seeds : (fold + 1) * seeds] = part + random.normal() * training_set_sd
+            d[own, fold * seeds : (fold + 1) * seeds] = part + shared + random.normal() * training_set_sd
         d[random.random(d.shape) < lost] = np.nan
-        return d, np.arange(n)
+        return d, np.arange(n), np.tile(np.arange(seeds), folds)
 
     return draw
 
@@ -140,10 +154,9 @@ def _check_pseudo_areas(random: np.random.Generator) -> None:
     np.testing.assert_allclose(list(pseudo_values(rows, AUROC())["ill"].values()), _pseudo_areas(truths, scores))
 
 
-def wrong(draw: Draw, repetitions: int, random: np.random.Generator, *, with_sets: bool = True) -> float:
-    """How often two equal methods are told apart, with the part of the training sets or without it."""
-    spreads = (spread_of(*draw(random)) for _ in range(repetitions))
-    found = (spread if with_sets else replace(spread, v_sets=0.0, df_sets=0) for spread in spreads)
+def wrong(draw: Draw, repetitions: int, random: np.random.Generator, **without: float) -> float:
+    """How often two equal methods are told apart; `without` sets parts of the variance to what they would be."""
+    found = (replace(spread_of(*draw(random)), **without) for _ in range(repetitions))
     return sum(spread.p <= _ALPHA for spread in found) / repetitions
 
 
@@ -159,7 +172,7 @@ def others(draw: Draw, repetitions: int, random: np.random.Generator) -> tuple[f
     """How often the two-level bootstrap's interval, and Wilcoxon's test over seed means, tell equal methods apart."""
     by_bootstrap = by_wilcoxon = 0
     for repetition in range(repetitions):
-        d, group_of = draw(random)
+        d, group_of, *_ = draw(random)
         trainings = tuple(("0", str(seed)) for seed in range(d.shape[1]))
         names = tuple(map(str, range(len(d))))
         cells = Cells(("d",), names, group_of, names, trainings, d[None])
@@ -241,6 +254,12 @@ def other_designs() -> Iterator[tuple[str, Draw]]:
         "5 folds, 3 seeds each, and training sets that favour one method, SD .010",
         folded(260, 5, 3, 0.010, training_set_sd=0.010),
     )
+    for seeds, both in ((3, 0.0), (3, 0.010), (5, 0.0)):
+        yield (
+            f"5 folds, the same {seeds} seeds in each, which act alike in all, SD .010"
+            f"{', and in each for itself, SD .010' if both else ''}",
+            folded(260, 5, seeds, both, shared_seed_sd=0.010),
+        )
     yield "5 folds, 1 seed each, and such training sets", folded(260, 5, 1, 0.010, training_set_sd=0.010)
     for n in _COUNTS:
         for seed_sd in _SEED_SDS:
@@ -257,7 +276,12 @@ def page_part(repetitions: int) -> tuple[float, str]:
     uneven = folded(260, 5, 3, 0.010, training_set_sd=0.010)
     designs.append(
         "| 5 folds, 3 seeds each, such training sets, if the verdict had no part for them | "
-        f"{wrong(uneven, repetitions, random, with_sets=False):.3f} |"
+        f"{wrong(uneven, repetitions, random, v_sets=0.0, df_sets=0):.3f} |"
+    )
+    seeded = folded(260, 5, 3, 0.0, shared_seed_sd=0.010)
+    designs.append(
+        "| 5 folds, the same 3 seeds in each, which act alike in all, if the verdict had no part for them | "
+        f"{wrong(seeded, repetitions, random, v_seeds=0.0, df_seeds=0):.3f} |"
     )
     alternatives = list(rule_rows(_GRID_REPETITIONS, random))
     seconds = time.perf_counter() - begin

@@ -165,3 +165,36 @@ def test_equal_methods_are_rarely_told_apart() -> None:
     found = [spread_of(_crossed(random, 52, 3), np.arange(52)).p <= 0.05 for _ in range(repetitions)]
     # The full table is docs/comparing.md's; here a chance of 8 % and three standard errors.
     assert np.mean(found) <= 0.08 + 3 * math.sqrt(0.08 * 0.92 / repetitions)
+
+
+def test_what_a_seed_does_in_all_folds_counts_as_one_value_a_seed() -> None:
+    random = np.random.default_rng(11)
+    seeds = np.array([0.02, 0.3, 0.05])
+    d = np.full((40, 15), np.nan)
+    for fold in range(5):
+        d[8 * fold : 8 * fold + 8, 3 * fold : 3 * fold + 3] = seeds + random.normal(size=(8, 3)) * 1e-6
+    alone = spread_of(d, np.arange(40))
+    shared = spread_of(d, np.arange(40), np.tile([0, 1, 2], 5))
+    assert alone.p < 0.05 < shared.p
+    assert shared.df_seeds == 2
+    # The variance of the mean of three seeds, whatever the number of folds.
+    assert shared.v_seeds == pytest.approx(seeds.var(ddof=1) / 3, rel=1e-3)
+
+
+def test_seeds_that_recur_nowhere_are_no_part() -> None:
+    d = _crossed(np.random.default_rng(12), 30, 4)
+    assert spread_of(d, np.arange(30), np.arange(4)) == spread_of(d, np.arange(30))
+
+
+@pytest.mark.slow
+def test_equal_methods_are_rarely_told_apart_where_seeds_act_alike_in_all_folds() -> None:
+    random = np.random.default_rng(13)
+    found = []
+    for _ in range(600):
+        d = np.full((100, 15), np.nan)
+        shift = random.normal(size=3) * 0.02
+        for fold in range(5):
+            d[20 * fold : 20 * fold + 20, 3 * fold : 3 * fold + 3] = _crossed(random, 20, 3, seed_sd=0.0) + shift
+        found.append(spread_of(d, np.arange(100), np.tile([0, 1, 2], 5)).p <= 0.05)
+    # 600 studies: .05 +- .009
+    assert np.mean(found) < 0.09
