@@ -15,9 +15,9 @@ from medexp.compare.words import basis, summary, verdict
 from medexp.core.files import write_text
 
 _RULE = (
-    "Verdicts follow one rule: paired differences in a random-effects model of groups, trainings and seeds, Satterthwaite's "
-    "degrees of freedom, Holm over all pairs of a metric and label. Intervals of values, ranks, Wilcoxon and "
-    "permutation p-values describe and decide nothing."
+    "Verdicts follow one rule: paired differences in a random-effects model of groups, trainings and seeds, "
+    "Satterthwaite's degrees of freedom, Holm over all pairs of a metric and label. Intervals of values, ranks, "
+    "Wilcoxon and permutation p-values describe and decide nothing."
 )
 
 
