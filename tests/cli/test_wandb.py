@@ -101,6 +101,7 @@ def test_a_run_that_is_refused_is_told_with_its_reason_and_sent_by_the_next_call
     assert _epochs(wandb_server, "aaaa1111") == [0, 1]
 
 
+@pytest.mark.soak
 def test_a_sending_that_is_killed_is_made_good_by_the_next_call(here: Path, wandb_server: WandbServer) -> None:
     run = _run()
     _track(run.path, "aaaa1111", [0, 1])

@@ -89,6 +89,7 @@ def test_columns_of_the_configuration_say_what_is_computed_and_nothing_twice(
     assert config["task"]["loss"]
 
 
+@pytest.mark.soak
 def test_a_run_that_goes_on_is_the_same_run_with_a_newer_record(wandb_server: WandbServer, tmp_path: Path) -> None:
     knobs = ("tracking.every_steps=1", "study=first")
     before = _train(tmp_path / "runs", *knobs, "trainer.max_epochs=1")

@@ -174,7 +174,7 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_search_that_is_killed_goes_on_with_its_trials_and_makes_no_others(
     known: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -269,7 +269,7 @@ def test_a_sweep_that_is_stopped_lets_its_jobs_save_starts_no_other_and_the_same
     assert len(_records("own")) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_that_is_stopped_twice_ends_its_jobs_at_once(own_loss: Path) -> None:
     command = ["train", "-m", str(own_loss), "seed=0", "trainer.max_steps=12", "preflight=off"]
     running, steps = _begun(command, dawdle_s=20.0, at_least=0)
@@ -319,7 +319,7 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | No
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_jobs_in_joblibs_pool_leave_the_same_record(own_loss: Path) -> None:
     command = ["train", "-m", str(own_loss), "loss.alpha=0.1,-1,0.2", "launcher=joblib", "preflight=off"]
     done = _run(*command)

@@ -79,7 +79,7 @@ def test_what_cannot_be_exported_is_told(tiny: Path, capsys: pytest.CaptureFixtu
         assert told in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_agents_own_command_trains_a_run_that_joins_the_sweep(
     export: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
