@@ -113,6 +113,7 @@ def test_running_statistics_of_batch_norm_do_not_hang_an_uneven_validation(tmp_p
     assert run.history["val/dice/mean"].notna().all()
 
 
+@pytest.mark.soak
 def test_a_killed_process_ends_the_run_with_a_clear_status_and_it_resumes(tmp_path):
     knobs = (*_TWO, "trainer.max_epochs=400", "trainer.devices=2", "trainer.checkpoints.every_epochs=1")
     folder = tmp_path / "runs" / "default"
