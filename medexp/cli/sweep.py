@@ -19,7 +19,6 @@ from medexp.core.hardware import available_cores
 from medexp.core.instantiate import instantiate
 from medexp.core.record import run_folder
 from medexp.engine.study import Study
-from medexp.launchers.forks import warm_up
 from medexp.launchers.jobs import Job, Launcher
 
 OFF = ("off", False)
@@ -40,7 +39,6 @@ def run_sweep(sweep: Sweep, configs: Sequence[DictConfig]) -> int:
         MedexpError: A job failed when a step of it was tried.
         KeyboardInterrupt: It was asked to stop.
     """
-    warm_up()
     jobs = [Job(config, run_folder(Path(config.paths.runs), config.study, config.axes)) for config in configs]
     _check_distinct(sweep, jobs)
     launcher = launcher_of(configs)

@@ -13,6 +13,7 @@ from medexp.cli.overrides import is_searchs
 from medexp.cli.search import run_search
 from medexp.cli.sweep import run_sweep
 from medexp.core.errors import RunInterruptedError, UsageError
+from medexp.launchers.forks import warm_up
 
 _HELP = """usage: medexp train [EXPERIMENT] [OVERRIDES] [-m]
 
@@ -75,8 +76,10 @@ def train_command(words: Sequence[str]) -> int:
     _refuse_knobs_of_no_search(composer)
     if composer.sweep.swept and not flags.multirun:
         raise UsageError(f"{', '.join(composer.sweep.swept)} takes several values; add -m to run them all")
-    configs = composer.compose_jobs()
-    return run_sweep(composer.sweep, configs) if flags.multirun else _run(configs[0])
+    if flags.multirun:
+        warm_up()  # it loads while the jobs are composed
+        return run_sweep(composer.sweep, composer.compose_jobs())
+    return _run(composer.compose_jobs()[0])
 
 
 def _refuse_knobs_of_no_search(composer: Composer) -> None:

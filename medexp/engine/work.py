@@ -170,7 +170,9 @@ class Work:
 
 
 def _known_backend(name: str | None) -> str | None:
+    if name is None:  # the list of backends takes half a second to load
+        return None
     known = torch.compiler.list_backends(exclude_tags=())
-    if name is not None and name not in known:
+    if name not in known:
         raise UsageError(f"trainer.compile={name} is no backend of torch.compile{did_you_mean(name, known)}")
     return name

@@ -37,21 +37,30 @@ def beside(count: int, words: list[str]) -> float:
         return spent - sum(sum(record.seconds.values()) for record in records)
 
 
+def loading() -> float:
+    """Seconds that a process takes to import all that a training needs, which a sweep does once."""
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import medexp.launchers.loaded"], check=True)
+    return time.monotonic() - begin
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="OVERRIDES", help="e.g. preflight=off")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_intermixed_args()
-    few, many = [], []
+    few, many, loads = [], [], []
     beside(_FEW, given.words)  # the data are generated and prepared once
     for _ in range(given.rounds):
+        loads.append(loading())
         few.append(beside(_FEW, given.words))
         many.append(beside(_MANY, given.words))
     of_job = (median(many) - median(few)) / (_MANY - _FEW)
     once = median(few) - _FEW * of_job
     print(f"{datetime.now(UTC):%Y-%m-%d}, {cpu_model()}, {available_cores()} cores, {given.rounds} rounds")
-    print(f"once {once:.1f} s, a job {of_job:.2f} s ({_FEW} jobs: {few}, {_MANY} jobs: {many})")
+    print(f"once {once:.1f} s, a job {of_job:.2f} s; imports alone take {median(loads):.1f} s")
+    print(*(f"{jobs} jobs: {[round(value, 1) for value in spent]}" for jobs, spent in ((_FEW, few), (_MANY, many))))
 
 
 if __name__ == "__main__":
