@@ -70,7 +70,9 @@ def model_show(words: Sequence[str]) -> int:
     trust_folders(config.paths.modules)
     _fill_in_plan(config)
     images = _images(config)
-    task: Task = instantiate(config.task, "task", labels=dict(images.labels))
+    task: Task = instantiate(
+        config.task, "task", offered={"spatial_dims": images.spatial_dims}, labels=dict(images.labels)
+    )
     model = build_model(
         instantiate(config.model, "model"),
         spatial_dims=images.spatial_dims,

@@ -9,7 +9,13 @@ import medexp
 from medexp.core.errors import UsageError, did_you_mean
 
 # Groups inside an option: conf/dataset/split is one, while conf/task/instance holds options of task with longer names.
-INNER_GROUPS = ("dataset/preprocessing/normalisation", "dataset/split", "search/pruner", "search/sampler")
+INNER_GROUPS = (
+    "dataset/preprocessing/normalisation",
+    "dataset/split",
+    "search/pruner",
+    "search/sampler",
+    "task/representation",
+)
 
 
 def _shipped(name: str) -> Path:

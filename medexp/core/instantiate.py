@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -129,12 +129,15 @@ def _foreign_module(target: str) -> str | None:
     return str(home)
 
 
-def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> Any:
+def instantiate(
+    config: DictConfig | ListConfig, key: str, *, offered: Mapping[str, Any] | None = None, **arguments: Any
+) -> Any:
     """Build the object that a configuration describes.
 
     Args:
         config: A node with `_target_`, or a list or mapping of such nodes.
         key: Where the node stands, for error messages.
+        offered: Arguments that are given if the outermost object takes them.
         **arguments: Further arguments of the outermost object; they replace keys of the same name, unbuilt.
 
     Returns:
@@ -148,6 +151,10 @@ def instantiate(config: DictConfig | ListConfig, key: str, **arguments: Any) -> 
 
     check_targets(config, key)
     try:
+        if offered:
+            assert isinstance(config, DictConfig)
+            accepted = _parameters(config["_target_"])
+            arguments |= {name: value for name, value in offered.items() if name in accepted}
         if not arguments:
             return hydra_instantiate(config, _convert_="all")
         assert isinstance(config, DictConfig)

@@ -29,11 +29,16 @@ class Kind(StrEnum):
 
     PROBABILITIES = "probabilities"
     BORDERS = "probabilities with borders"
+    DISTANCES = "probabilities with distances"
     DENSITY = "density"
     MASK = "mask"
     INSTANCES = "instances"
     OBJECTS = "objects"
     SCORES = "scores"
+
+
+# Kinds of what still has probabilities of classes, alone or beside maps that tell objects apart.
+SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES)
 
 
 def holds(final: Kind) -> tuple[Kind, ...]:
@@ -164,7 +169,10 @@ class Prediction:
         mask: Layers of class values, see `StructureClass`; 0 is background.
         exclusive: Classes exclude each other.
         valid: Voxels that were annotated; None for all.
-        maps: Further soft maps by name: "border" (probability), "density" (objects per voxel, a channel per class).
+        maps: Further soft maps by name: "border" (probability), "distance" (see `Distance`), "density" (objects per
+            voxel, a channel per class).
+        directions: For maps whose channels speak of directions (rays, offsets): one vector for each channel, in voxels
+            along the axes.
         instances: Ids of the objects, 0 where there is none; id k is row k - 1 of `objects`.
         objects: Boxes with values of `classes` and scores.
         scores: Probability of each class for the whole image; 1 or 0 for a reference.
@@ -180,6 +188,7 @@ class Prediction:
     exclusive: bool = True
     valid: np.ndarray | None = None
     maps: Mapping[str, Float[np.ndarray, "_ *spatial"]] = field(default_factory=dict)
+    directions: Mapping[str, Float[np.ndarray, "_ dims"]] = field(default_factory=dict)
     instances: Integer[np.ndarray, "*spatial"] | None = None
     objects: Objects | None = None
     scores: Float[np.ndarray, "classes"] | None = None

@@ -63,7 +63,9 @@ def build(config: DictConfig, *, processes: int = 1) -> Parts:
     """
     source, derive = source_of(config)
     _check_ignored(source, config)
-    task: Task = instantiate(config.task, "task", labels=dict(source.labels))
+    task: Task = instantiate(
+        config.task, "task", offered={"spatial_dims": source.spatial_dims}, labels=dict(source.labels)
+    )
     strides = model_strides(plain(config.model), source.spatial_dims)
     data = image_data(config, source, derive, sample_targets=task.sample_targets, strides=strides, processes=processes)
     total_steps = config.trainer.max_steps or (

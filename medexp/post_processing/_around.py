@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Integer
 
-from medexp.core.types import Kind, Prediction
+from medexp.core.types import SOFT, Kind, Prediction
 from medexp.post_processing._knobs import check_names
 from medexp.post_processing._masks import with_channels, with_layers
 from medexp.post_processing._neighbourhood import Neighbourhood, Reach
@@ -31,7 +31,7 @@ class AroundStep(ABC):
         UsageError: Not exactly one of radius and window is given, or a knob has a value that is not listed.
     """
 
-    takes = (Kind.PROBABILITIES, Kind.BORDERS, Kind.MASK)
+    takes = (*SOFT, Kind.MASK)
     gives = None
     name: ClassVar[str]
 

@@ -69,3 +69,21 @@ def mean_inside(
     numbers = numbers.ravel()
     voxels = np.bincount(numbers)
     return np.stack([np.bincount(numbers, channel.ravel()) / np.maximum(voxels, 1) for channel in soft])
+
+
+def likely_values(prediction: Prediction, numbers: Integer[np.ndarray, "*spatial"], min_voxels: int) -> dict[int, int]:
+    """The class value of each object that is large enough, by its number: the class with the highest mean inside it.
+
+    Args:
+        prediction: With probabilities of background and classes.
+        numbers: Number of the object of each voxel, 0 where there is none.
+        min_voxels: Smallest object that stays.
+
+    Returns:
+        Class value by number, in rising order of the numbers.
+    """
+    assert prediction.probabilities is not None
+    means = mean_inside(prediction.probabilities[1:], numbers)
+    voxels = np.bincount(numbers.ravel())
+    kept = [int(number) for number in np.flatnonzero(voxels >= max(min_voxels, 1)) if number > 0]
+    return {number: prediction.classes[int(np.argmax(means[:, number]))].value for number in kept}

@@ -60,6 +60,34 @@ def mask_of(prediction: Prediction, step: str) -> Integer[np.ndarray, "layers *s
     return prediction.mask
 
 
+def map_of(
+    prediction: Prediction, name: str, channels: int | None, step: str, remedy: str
+) -> Float[np.ndarray, "_ *spatial"]:
+    """A soft map of a prediction, checked.
+
+    Args:
+        prediction: What a task decoded.
+        name: Name of the map.
+        channels: Number of channels that the step needs; None for any.
+        step: Name of the step, for the error.
+        remedy: What to do where it is absent.
+
+    Returns:
+        The map, not a copy.
+
+    Raises:
+        DataError: There is none with so many channels, or it holds nan.
+    """
+    where, found = f"{step} in case {prediction.case_id}", prediction.maps.get(name)
+    if found is None or channels not in (None, len(found)):
+        wanted = "" if channels is None else f" of {channels} channel{'s' if channels > 1 else ''}"
+        got = "none" if found is None else f"{len(found)} channels"
+        raise DataError(f"{where} takes a map {name!r}{wanted}, got {got}; {remedy}")
+    if np.isnan(found.max()):
+        raise DataError(f"{where}: the map {name!r} holds nan; the model has diverged, see the loss in history.csv")
+    return found
+
+
 def empty_mask(classes: Sequence[StructureClass], spatial: tuple[int, ...]) -> Integer[np.ndarray, "layers *spatial"]:
     """Background in as many layers as the classes need, in the smallest type that holds their values."""
     layers = 1 + max(structure.layer for structure in classes)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
-from skimage.segmentation import watershed
 
-from medexp.core.errors import DataError, UsageError
+from medexp.core.errors import UsageError
 from medexp.core.types import Kind, Prediction
 from medexp.post_processing._components import find_components, voxels_of
-from medexp.post_processing._instances import check_exclusive, mean_inside, with_instances
-from medexp.post_processing._knobs import check_connectivity, check_volume
-from medexp.post_processing._masks import probabilities_of
+from medexp.post_processing._flood import flooded
+from medexp.post_processing._instances import check_exclusive, likely_values, with_instances
+from medexp.post_processing._knobs import check_connectivity, check_probability, check_volume
+from medexp.post_processing._masks import map_of, probabilities_of
+
+_REMEDY = "choose task=instance/parallel task/representation=boundary"
 
 
 class BorderWatershed:
@@ -57,10 +58,7 @@ class BorderWatershed:
     ) -> None:
         thresholds = {"foreground": foreground_threshold, "seed": seed_threshold, "border": border_threshold}
         for name, threshold in thresholds.items():
-            if not 0 < threshold <= 1:
-                raise UsageError(
-                    f"border_watershed.{name}_threshold needs a probability above 0 and up to 1, got {threshold}"
-                )
+            check_probability(threshold, f"border_watershed.{name}_threshold")
         if seed_threshold < foreground_threshold:
             raise UsageError(
                 f"border_watershed.seed_threshold needs at least foreground_threshold={foreground_threshold}, got "
@@ -89,44 +87,13 @@ class BorderWatershed:
         """
         check_exclusive(prediction, "border_watershed")
         soft = probabilities_of(prediction, 1 + len(prediction.classes), "border_watershed")
-        border = _border_of(prediction)
+        border = map_of(prediction, "border", 1, "border_watershed", _REMEDY)[0]
         likely = soft[1:].sum(axis=0)
         foreground = likely >= self.foreground_threshold
         inside = (likely >= self.seed_threshold) & (border < self.border_threshold)
-        markers = self._markers(inside, foreground, voxels_of(self.min_seed_mm3, prediction.geometry))
-        steps = 1 if self.connectivity == "faces" else foreground.ndim
-        numbers = watershed(-likely * (1 - border), markers, mask=foreground, connectivity=steps)
-        values = _likely_values(prediction, numbers, voxels_of(self.min_volume_mm3, prediction.geometry))
-        return with_instances(prediction, numbers, values, "border_watershed")
-
-    def _markers(
-        self, inside: Bool[np.ndarray, "*spatial"], foreground: Bool[np.ndarray, "*spatial"], min_voxels: int
-    ) -> Integer[np.ndarray, "*spatial"]:
-        """Numbers of the objects where the flood starts, 0 elsewhere."""
         seeds = find_components(inside.astype(np.uint8), self.connectivity)
-        markers = np.where((seeds.voxels >= min_voxels)[seeds.numbers], seeds.numbers, 0).astype(np.int32)
-        parts = find_components(foreground.astype(np.uint8), self.connectivity)
-        has_seed = np.zeros(len(parts.voxels), dtype=bool)
-        has_seed[parts.numbers[markers > 0]] = True
-        alone = foreground & ~has_seed[parts.numbers]
-        markers[alone] = len(seeds.voxels) + parts.numbers[alone].astype(np.int32)
-        return markers
-
-
-def _border_of(prediction: Prediction) -> Float[np.ndarray, "*spatial"]:
-    where, border = f"border_watershed in case {prediction.case_id}", prediction.maps.get("border")
-    if border is None or len(border) != 1:
-        got = "none" if border is None else f"{len(border)} channels"
-        raise DataError(f"{where} takes a border map of one channel, got {got}; choose task=instance/boundary")
-    if np.isnan(border.max()):
-        raise DataError(f"{where}: the border map holds nan; the model has diverged, see the loss in history.csv")
-    return border[0]
-
-
-def _likely_values(prediction: Prediction, numbers: Integer[np.ndarray, "*spatial"], min_voxels: int) -> dict[int, int]:
-    """The class value of each object that is large enough, by its number."""
-    assert prediction.probabilities is not None
-    means = mean_inside(prediction.probabilities[1:], numbers)
-    voxels = np.bincount(numbers.ravel())
-    kept = [int(number) for number in np.flatnonzero(voxels >= max(min_voxels, 1)) if number > 0]
-    return {number: prediction.classes[int(np.argmax(means[:, number]))].value for number in kept}
+        large = seeds.voxels >= voxels_of(self.min_seed_mm3, prediction.geometry)
+        markers = np.where(large[seeds.numbers], seeds.numbers, 0)
+        numbers = flooded(likely * (1 - border), markers, foreground, self.connectivity)
+        values = likely_values(prediction, numbers, voxels_of(self.min_volume_mm3, prediction.geometry))
+        return with_instances(prediction, numbers, values, "border_watershed")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from medexp.core.errors import UsageError
-from medexp.core.types import Kind, Prediction
+from medexp.core.types import SOFT, Kind, Prediction
 from medexp.post_processing._knobs import check_names
 from medexp.post_processing._masks import chosen_classes, mask_of, probabilities_of
 
@@ -29,7 +29,7 @@ class MergeClasses:
         UsageError: A knob is no name or list of names, or the class would take itself.
     """
 
-    takes = (Kind.PROBABILITIES, Kind.BORDERS, Kind.MASK)
+    takes = (*SOFT, Kind.MASK)
     gives = None
 
     def __init__(self, *, classes: Sequence[str] | None = None, into: str | None = None) -> None:

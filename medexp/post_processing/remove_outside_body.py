@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from medexp.core.errors import DataError, UsageError
-from medexp.core.types import Kind, Prediction
+from medexp.core.types import SOFT, Kind, Prediction
 from medexp.post_processing._components import find_components
 from medexp.post_processing._knobs import check_count, check_names, check_volume, is_number
 from medexp.post_processing._masks import pixels_of, with_channels, with_layers
@@ -42,7 +42,7 @@ class RemoveOutsideBody:
         UsageError: A knob has a value that is not listed.
     """
 
-    takes = (Kind.PROBABILITIES, Kind.BORDERS, Kind.MASK)
+    takes = (*SOFT, Kind.MASK)
     gives = None
 
     def __init__(

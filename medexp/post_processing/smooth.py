@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scipy import ndimage
 
-from medexp.core.types import Kind, Prediction
+from medexp.core.types import SOFT, Prediction
 from medexp.post_processing._knobs import check_names, check_positive
 from medexp.post_processing._masks import with_channels
 
@@ -25,7 +25,7 @@ class Smooth:
         UsageError: A knob has a value that has no meaning.
     """
 
-    takes = (Kind.PROBABILITIES, Kind.BORDERS)
+    takes = SOFT
     gives = None
 
     def __init__(self, *, sigma_mm: float, classes: Sequence[str] | None = None) -> None:

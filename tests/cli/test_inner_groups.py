@@ -23,7 +23,7 @@ def test_the_options_of_the_inner_group_are_none_of_the_outer() -> None:
     names = option_names("dataset/split", [conf_folder()])
     assert {"kfold", "holdout", "leave_one_group_out", "given", "prescribed"} <= set(names)
     assert not [name for name in option_names("dataset", [conf_folder()]) if name.startswith("split")]
-    assert "instance/boundary" in option_names("task", [conf_folder()])
+    assert "instance/parallel" in option_names("task", [conf_folder()])
 
 
 def test_a_split_is_chosen_by_its_name_and_replaces_the_default_whole(here: Path) -> None:

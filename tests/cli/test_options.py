@@ -78,6 +78,7 @@ _OTHER: dict[str, Any] = {
 _BESIDE = {
     "task=detection/density": ["loss=mse"],
     "task=instance/detect": ["loss=detector_terms"],
+    **{f"{group}={option}": ["task=instance/parallel"] for group, option in _OPTIONS if group == "task/representation"},
     **{f"{group}={option}": ["search=optuna"] for group, option in _OPTIONS if group.startswith("search/")},
 }
 

@@ -37,6 +37,7 @@ GROUPS = (
     "search/pruner",
     "search/sampler",
     "task",
+    "task/representation",
 )
 
 
@@ -69,8 +70,6 @@ EXEMPT: dict[str, dict[str, str]] = {
         "processes": OF_THE_RUN,
         "strides": "follows from the model",
     },
-    "medexp.tasks.semantic.SemanticSegmentation": {"labels": OF_DATASET_AND_TASK},
-    "medexp.tasks.classification.Classification": {"labels": OF_DATASET_AND_TASK},
     "torch.optim.Adam": {"decoupled_weight_decay": "AdamW is the option for it"},
     "pytorch_lightning.callbacks.EMAWeightAveraging": {
         "kwargs": "of torch's AveragedModel: avg_fn, which it sets itself"
@@ -118,7 +117,12 @@ def nodes(content: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def exempt(group: str, node: Mapping[str, Any]) -> set[str]:
-    by_group = {"model": EXEMPT_IN_MODELS, "optimizer": EXEMPT_IN_OPTIMIZERS}.get(group, {})
+    by_group = {
+        "model": EXEMPT_IN_MODELS,
+        "optimizer": EXEMPT_IN_OPTIMIZERS,
+        "task": {"labels": OF_DATASET_AND_TASK, "spatial_dims": OF_DATASET_AND_TASK},
+        "task/representation": {"spatial_dims": OF_DATASET_AND_TASK},
+    }.get(group, {})
     return set(EXEMPT.get(node["_target_"], {})) | set(by_group)
 
 

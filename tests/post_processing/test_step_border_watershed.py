@@ -151,11 +151,11 @@ def test_it_leads_from_borders_to_instances():
 
 def test_predictions_that_do_not_fit_are_refused():
     prediction, step = predict(np.ones((2, 2)), np.zeros((2, 2))), BorderWatershed()
-    with pytest.raises(DataError, match="case case_7 takes a border map of one channel, got none"):
+    with pytest.raises(DataError, match="case case_7 takes a map 'border' of 1 channel, got none"):
         step(replace(prediction, maps={}))
-    with pytest.raises(DataError, match="takes a border map of one channel, got 2 channels"):
+    with pytest.raises(DataError, match="takes a map 'border' of 1 channel, got 2 channels"):
         step(replace(prediction, maps={"border": np.zeros((2, 2, 2), np.float32)}))
-    with pytest.raises(DataError, match="the border map holds nan"):
+    with pytest.raises(DataError, match="the map 'border' holds nan"):
         step(replace(prediction, maps={"border": np.full((1, 2, 2), np.nan, np.float32)}))
     with pytest.raises(UsageError, match="border_watershed in case case_7 takes probabilities"):
         step(replace(prediction, probabilities=None))

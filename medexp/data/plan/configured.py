@@ -93,7 +93,9 @@ def plan_of(config: DictConfig, fingerprint: Fingerprint) -> Plan:
         UsageError: Nothing fits the budget, what is given does not go together, or the task has no maps.
     """
     model = plain(config.model)
-    task = instantiate(config.task, "task", labels=dict(fingerprint.labels))
+    task = instantiate(
+        config.task, "task", offered={"spatial_dims": fingerprint.spatial_dims}, labels=dict(fingerprint.labels)
+    )
     if not task.dense:
         raise UsageError("model=auto plans a network that gives maps, and this task has none; choose another model")
     return plan(
