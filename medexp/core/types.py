@@ -30,6 +30,7 @@ class Kind(StrEnum):
     PROBABILITIES = "probabilities"
     BORDERS = "probabilities with borders"
     DISTANCES = "probabilities with distances"
+    STARS = "probabilities with star distances"
     DENSITY = "density"
     MASK = "mask"
     INSTANCES = "instances"
@@ -38,7 +39,7 @@ class Kind(StrEnum):
 
 
 # Kinds of what still has probabilities of classes, alone or beside maps that tell objects apart.
-SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES)
+SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES, Kind.STARS)
 
 
 def holds(final: Kind) -> tuple[Kind, ...]:
@@ -169,8 +170,8 @@ class Prediction:
         mask: Layers of class values, see `StructureClass`; 0 is background.
         exclusive: Classes exclude each other.
         valid: Voxels that were annotated; None for all.
-        maps: Further soft maps by name: "border" (probability), "distance" (see `Distance`), "density" (objects per
-            voxel, a channel per class).
+        maps: Further soft maps by name: "border" (probability), "distance" (see `Distance`), "star_probability" and
+            "star_distances" (see `StarDist`), "density" (objects per voxel, a channel per class).
         directions: For maps whose channels speak of directions (rays, offsets): one vector for each channel, in voxels
             along the axes.
         instances: Ids of the objects, 0 where there is none; id k is row k - 1 of `objects`.

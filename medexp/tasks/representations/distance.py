@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medexp.core.errors import UsageError
 from medexp.core.types import Kind
+from medexp.tasks.representations._shares import shares
 from medexp.tasks.representations.base import Representation
 
 HEAD = "distance"
@@ -53,10 +54,10 @@ class Distance(Representation):
         if self.distance_to == "border":
             distance_px = edt.edt(np.ascontiguousarray(instances), black_border=False)
             # A single object that fills the patch has no border in it.
-            shares = _shares(np.minimum(distance_px, max(instances.shape)), instances)
+            of_object = shares(np.minimum(distance_px, max(instances.shape)), instances)
         else:
-            shares = (1 - _shares(_to_centre_px(instances), instances)) * (instances > 0)
-        return {HEAD: torch.from_numpy(shares.astype(np.float32))[None]}
+            of_object = (1 - shares(_to_centre_px(instances), instances)) * (instances > 0)
+        return {HEAD: torch.from_numpy(of_object.astype(np.float32))[None]}
 
     def loss(
         self, levels: dict[str, list[Tensor]], targets: dict[str, Tensor], valid: Bool[Tensor, "batch 1 *spatial"]
@@ -69,17 +70,6 @@ class Distance(Representation):
     def maps(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The map, within [0, 1]."""
         return {HEAD: outputs[HEAD].clamp(0, 1)}
-
-
-def _shares(
-    distance_px: Float[np.ndarray, "*spatial"], instances: Integer[np.ndarray, "*spatial"]
-) -> Float[np.ndarray, "*spatial"]:
-    """Distances as shares of the largest one in each object, 0 outside."""
-    largest = np.zeros(int(instances.max(initial=0)) + 1)
-    np.maximum.at(largest, instances.ravel(), distance_px.ravel())
-    largest[0] = 0
-    scale = np.divide(1.0, largest, out=np.zeros_like(largest), where=largest > 0)
-    return distance_px * scale[instances]
 
 
 def _to_centre_px(instances: Integer[np.ndarray, "*spatial"]) -> Float[np.ndarray, "*spatial"]:

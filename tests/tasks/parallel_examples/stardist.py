@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from parallel_examples import Example
+
+
+def _perfect(targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        "star_probability": targets["star_probability"].logit(eps=1e-6),
+        "star_distances": targets["star_distances"],
+    }
+
+
+EXAMPLE = Example(
+    name="stardist",
+    perfect=_perfect,
+    step={"star_polygons": {}},
+    others={"n_rays": 16, "anisotropy": [1.0, 2.0], "probability_weight": 3.0, "distance_weight": 1.0},
+    wrong=(
+        ("n_rays", 2, "n_rays needs at least 3 in 2D, got 2"),
+        ("anisotropy", [1.0, 1.0, 1.0], "anisotropy needs 2 values above 0"),
+        ("anisotropy", [1.0, 0.0], "anisotropy needs 2 values above 0"),
+        ("probability_weight", 0.0, "probability_weight needs a value above 0, got 0.0"),
+        ("distance_weight", -1.0, "distance_weight needs a value above 0, got -1.0"),
+    ),
+)
