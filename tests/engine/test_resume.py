@@ -85,14 +85,15 @@ def _killed_after(run: Run, name: str, runs: Path) -> Path:
 @pytest.mark.parametrize(
     ("more", "each"),
     [
-        (("trainer.validate_every_epochs=1",), 1),
-        (("trainer.validate_every_epochs=2", "dataset.workers=2"), 3),
-        (("trainer.max_epochs=2", "callbacks=progress"), 3),
-        (("trainer.max_steps=8",), 3),
+        pytest.param(("trainer.validate_every_epochs=1",), 1, marks=pytest.mark.soak),
+        (("trainer.validate_every_epochs=1",), 4),
+        (("trainer.validate_every_epochs=2", "dataset.workers=2"), 4),
+        (("trainer.max_epochs=2", "callbacks=progress"), 4),
+        (("trainer.max_steps=8",), 4),
     ],
-    ids=["validation", "workers", "plain", "ends within an epoch"],
+    ids=["every one", "validation", "workers", "plain", "ends within an epoch"],
 )
-def test_resume_from_every_or_each_third_checkpoint_is_bitwise_equal(
+def test_resume_from_every_or_each_fourth_checkpoint_is_bitwise_equal(
     tmp_path: Path, more: tuple[str, ...], each: int
 ) -> None:
     given = {item.partition("=")[0] for item in more}
