@@ -109,6 +109,20 @@ def test_resume_from_every_or_each_fourth_checkpoint_is_bitwise_equal(
         _assert_bitwise_equal(full, resumed)
 
 
+def test_a_finished_run_that_gets_more_steps_goes_on_where_its_epoch_was_cut_short(tmp_path: Path) -> None:
+    knobs = ("scheduler=constant", "trainer.steps_per_epoch=4", "study=s")
+    full = train_tiny(tmp_path / "full", *knobs, "trainer.max_steps=6")
+    folder = train_tiny(tmp_path / "runs", *knobs, "trainer.max_steps=3").path
+    config = medexp.compose(None, tiny(tmp_path / "runs", *knobs, "trainer.max_steps=6", "on_change=resume"))
+    config.axes = json.loads((folder / "run.json").read_text())["axes"]
+    longer = medexp.train(config)
+    assert longer.path == folder
+    # One line a step: what was trained before stands there once.
+    assert (longer.path / "steps.jsonl").read_bytes() == (full.path / "steps.jsonl").read_bytes()
+    weights, expected = _last(longer)["state_dict"], _last(full)["state_dict"]
+    assert _unequal(weights, expected) == []
+
+
 @pytest.mark.parametrize(
     ("more", "step"),
     [
