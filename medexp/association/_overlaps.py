@@ -49,11 +49,12 @@ def shared_voxels(first: Integer[np.ndarray, "*spatial"], second: Integer[np.nda
     """
     one, two = (ids.reshape(-1).astype(np.int64) for ids in (first, second))
     both = (one > 0) & (two > 0)
-    pairs, voxels = np.unique(np.stack([one[both], two[both]]), axis=1, return_counts=True)
-    sizes_one, sizes_two = (_sizes(ids, of) for ids, of in zip((one, two), pairs, strict=True))
-    return Shared(pairs[0], pairs[1], voxels, sizes_one, sizes_two)
+    width = int(two.max(initial=0)) + 1
+    keys, voxels = np.unique(one[both] * width + two[both], return_counts=True)
+    ids_one, ids_two = keys // width, keys % width
+    return Shared(ids_one, ids_two, voxels, _sizes(one, ids_one), _sizes(two, ids_two))
 
 
 def _sizes(ids: Integer[np.ndarray, "voxels"], of: Integer[np.ndarray, "pairs"]) -> Integer[np.ndarray, "pairs"]:
-    found, counts = np.unique(ids, return_counts=True)
+    found, counts = np.unique(ids[ids > 0], return_counts=True)
     return counts[np.searchsorted(found, of)]

@@ -27,9 +27,9 @@ class FrameLinker:
 
     The links that are chosen have the least sum of costs among all ways to link one to one, where an allowed link costs
     less than none. With cost "distance" a link costs the square of the distance of the two centres; with "overlap" 1
-    minus the intersection over union of the two outlines. In the second step an end is linked with a beginning behind a gap,
-    and a beginning with an object of the frame before, which divides then; with cost "overlap" that costs 1 minus the
-    part of the daughter that the mother's outline covers.
+    minus the intersection over union of the two outlines. In the second step an end is linked with a beginning behind a
+    gap, and a beginning with an object of the frame before, which divides then; with cost "overlap" that costs 1 minus
+    the part of the daughter that the mother's outline covers.
 
     A track is in each of its frames: where an object divides or is missing from frames, its track ends, and tracks
     begin whose parent it is, as the Cell Tracking Challenge has it.
@@ -148,12 +148,13 @@ def centres_mm(sequence: Sequence, frame: int) -> Float[np.ndarray, "objects dim
     return centres * np.array(sequence.geometry.spacing_mm)
 
 
-Pairs = Mapping[tuple[tuple[float, ...], tuple[float, ...]], float]
+Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def _parts(sequence: Sequence, most_steps: int) -> tuple[Pairs, Pairs]:
+def _parts(sequence: Sequence, most_steps: int) -> tuple[Mapping[Pair, float], Mapping[Pair, float]]:
     """Intersection over union, and the part of the later object that is covered, of all (frame, id) that meet."""
-    iou, covered = {}, {}
+    iou: dict[Pair, float] = {}
+    covered: dict[Pair, float] = {}
     numbers = list(sequence.frames)
     for place, earlier in enumerate(numbers):
         for later in numbers[place + 1 : place + 1 + most_steps]:

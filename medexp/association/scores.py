@@ -68,7 +68,12 @@ def _part(cost: float, of_all: float) -> float:
     return 1.0 - min(cost, of_all) / of_all if of_all > 0 else math.nan
 
 
-def _check_frames(result: Frames, reference: Frames, *, every: bool) -> None:
+def _check_frames(
+    result: Mapping[int, Integer[np.ndarray, "..."]],
+    reference: Mapping[int, Integer[np.ndarray, "..."]],
+    *,
+    every: bool,
+) -> None:
     missing = sorted(set(reference) - set(result) | (set(result) - set(reference) if every else set()))
     if missing:
         raise DataError(
