@@ -78,8 +78,8 @@ def test_slices_are_joined_to_a_volume(here: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["nowhere", "-o", "out"], 2, "nowhere needs to be a folder"),
-        (["empty", "-o", "out"], 2, "save_predictions=true"),
+        (["nowhere", "-o", "out", "--over", "slices"], 2, "nowhere needs to be a folder"),
+        (["empty", "-o", "out", "--over", "slices"], 2, "save_predictions=true"),
         (["holey", "-o", "out", "--over", "slices"], 1, "got none of 2"),
         (["good", "-o", "out", "--spacing-mm", "1"], 2, "--spacing-mm needs 2 values"),
         (["good", "-o", "out", "--spacing-mm", "1", "0"], 2, "--spacing-mm needs values above 0"),
