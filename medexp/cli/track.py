@@ -104,6 +104,8 @@ def _join(arguments: argparse.Namespace) -> int:
 
     if arguments.dims != 2 or arguments.reference is not None:
         raise UsageError("--over slices joins images of 2 axes and compares with no reference; leave both options out")
+    if not arguments.slice_distance_mm > 0:
+        raise UsageError(f"--slice-distance-mm needs a value above 0, got {arguments.slice_distance_mm}")
     joiner = SliceJoiner(min_iou=arguments.min_iou, gap_slices=arguments.gap)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for sequence in _sequences(arguments):

@@ -84,6 +84,7 @@ def test_slices_are_joined_to_a_volume(here: Path, capsys) -> None:
         (["good", "-o", "out", "--spacing-mm", "1"], 2, "--spacing-mm needs 2 values"),
         (["good", "-o", "out", "--spacing-mm", "1", "0"], 2, "--spacing-mm needs values above 0"),
         (["good", "-o", "out", "--over", "slices", "--dims", "3"], 2, "--over slices joins images of 2 axes"),
+        (["good", "-o", "out", "--over", "slices", "--slice-distance-mm", "0"], 2, "--slice-distance-mm needs"),
         (["good", "-o", "out", "--over", "slices", "--min-iou", "0"], 2, "min_iou needs"),
     ],
 )
