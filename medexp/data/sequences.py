@@ -83,7 +83,7 @@ def read_frames(
         ids, grid = read_labels(path, case_id=case_id, spatial_dims=spatial_dims)
         geometry = geometry or grid
         if ids.shape != geometry.shape:
-            fault = Fault("wrong_shape", f"shape {geometry.shape}", str(ids.shape), "crop it", case_id, path)
+            fault = Fault("shape_mismatch", f"shape {geometry.shape}", str(ids.shape), "crop it", case_id, path)
             raise DataError.of(fault)
         if ids.min(initial=0) < 0:
             fault = Fault("instance_ids", "ids from 0 on", str(ids.min()), "number objects from 1 on", case_id, path)
