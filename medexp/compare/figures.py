@@ -80,4 +80,4 @@ def _draw_names(axes: Axes, ranking: Ranking, top: float) -> None:
         end = 1 - 0.05 * (count - 1) if at_left else count + 0.05 * (count - 1)
         axes.plot([rank, rank, end], [0, height, height], color="black", linewidth=0.8)
         text = f"{ranking.methods[index]}  {rank:.2f}" if at_left else f"{rank:.2f}  {ranking.methods[index]}"
-        axes.text(end, height, f" {text} ", ha="right" if at_left else "left", va="center", size=8)
+        axes.text(end, height, f" {text} ", ha="right" if at_left else "left", va="center", size=8, parse_math=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,16 @@ def begin_next_epoch(fit_loop: dict[str, Any]) -> None:
     validation["total"] = dict.fromkeys(validation["total"], 0)
 
 
+def stay_in_epoch(fit_loop: dict[str, Any]) -> None:
+    """Change the state of Lightning's loops from the end of an epoch that `max_steps` cut short to its middle.
+
+    Args:
+        fit_loop: State of the fit loop in a checkpoint, changed in place.
+    """
+    for progress in fit_loop["epoch_progress"].values():
+        progress["processed"] = progress["completed"]
+
+
 class Checkpoints(pl.callbacks.Checkpoint):
     """Saves at the end of training and, in between, by steps, minutes or epochs, always between two optimiser steps.
 
@@ -183,7 +194,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.stop = stop
         self._saved_at = time.monotonic()
         self._best: float | None = None
-        self._between_epochs = False
+        self._at_end_of_epoch: Callable[[dict[str, Any]], None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""
@@ -196,9 +207,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let a checkpoint between two epochs say that the next epoch has not begun."""
-        if self._between_epochs:
-            begin_next_epoch(checkpoint["loops"]["fit_loop"])
+        """Let a checkpoint at the end of an epoch say where training goes on."""
+        if self._at_end_of_epoch is not None:
+            self._at_end_of_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over from Lightning, which would stop between two optimiser steps without saving."""
@@ -228,9 +239,11 @@ class Checkpoints(pl.callbacks.Checkpoint):
         is_end = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step >= trainer.max_steps > 0
         stopping = self._any_asked_to_stop(trainer)
         if by_epoch or is_end or self._any(trainer, self._is_due(trainer)) or stopping:
-            self._between_epochs = True
+            # An epoch that max_steps cut short is not over: a run with more steps goes on within it.
+            is_whole = trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches
+            self._at_end_of_epoch = begin_next_epoch if is_whole else stay_in_epoch
             self.save(trainer)
-            self._between_epochs = False
+            self._at_end_of_epoch = None
         if not is_end:
             self._stop_if(stopping, trainer)
 

@@ -18,7 +18,7 @@ from medexp.core.errors import UsageError
 from medexp.core.files import safe_name
 from medexp.core.types import Image, Prediction
 from medexp.engine._overlay_checks import check_case, window_of
-from medexp.engine._overlay_errors import ERROR_COLOURS, error_kinds, has_areas
+from medexp.engine._overlay_errors import ERROR_COLOURS, error_kinds, has_areas, kinds_between
 from medexp.engine._overlay_layout import class_handles, figure_of, patch_handle, write_title
 from medexp.engine._overlay_parts import (
     ERROR_OPACITY,
@@ -201,7 +201,7 @@ def overlay_figure(
     captions = {name: _caption(name, shown) for name, shown in columns.items()}
     handles: dict[str, Any] = dict(class_handles(looks, filled=filled))
     if compared is not None:
-        handles |= {kind.words: patch_handle(colour, ERROR_OPACITY) for kind, colour in ERROR_COLOURS.items()}
+        handles |= {kind.words: patch_handle(ERROR_COLOURS[kind], ERROR_OPACITY) for kind in kinds_between(*compared)}
         captions["error"] = []
     figure, rows = figure_of(
         [plane.size_mm(image.geometry) for plane in planes],

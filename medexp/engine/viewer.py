@@ -18,7 +18,7 @@ from medexp.core.files import write_text
 from medexp.core.geometry import Geometry
 from medexp.core.types import Image, Prediction
 from medexp.engine._overlay_checks import check_case, window_of
-from medexp.engine._overlay_errors import ERROR_COLOURS, error_kinds, has_areas
+from medexp.engine._overlay_errors import ERROR_COLOURS, ErrorKind, error_kinds, has_areas, kinds_between
 from medexp.engine._overlay_parts import Look, looks_of
 from medexp.engine._overlay_planes import Plane, plane_at
 from medexp.engine._overlay_slices import caption_of_both
@@ -68,15 +68,19 @@ def write_viewer(
     shown = [(name, look.colour(number)) for name, look in looks.items() for number in range(len(look.colours))]
     if len(shown) > _MOST_LOOKS:
         raise DataError(f"the page shows {_MOST_LOOKS} classes at most, got {len(shown)}; draw it as png")
+    compared: tuple[ErrorKind, ...] = ()
     layers = {"reference": _numbers(reference, looks), "prediction": _numbers(prediction, looks), "error": None}
     if prediction is not None and reference is not None and has_areas(prediction) and has_areas(reference):
         layers["error"] = error_kinds(prediction, reference)
+        compared = kinds_between(prediction, reference)
     raw, scale = _quantised(_thinned(image.pixels[channel], every), window_of(image.pixels[channel]))
     about = {
         **_grid(image.geometry, every),
         **scale,
         "looks": [{"name": name, "colour": colour} for name, colour in shown],
-        "errors": [{"name": kind.words, "colour": colour} for kind, colour in ERROR_COLOURS.items()],
+        "errors": [
+            {"name": kind.words, "colour": colour, "told": kind in compared} for kind, colour in ERROR_COLOURS.items()
+        ],
         "boxes": [*_boxes(reference, looks, "reference", every), *_boxes(prediction, looks, "prediction", every)],
         "caption": caption_of_both(prediction, reference),
         "every": every,

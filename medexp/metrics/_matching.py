@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from medexp.core.errors import DataError
 from medexp.core.objects import Objects
-from medexp.core.types import Prediction
+from medexp.core.types import Outcome, Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,3 +96,76 @@ def check_pair(prediction: Prediction, reference: Prediction) -> None:
     ]
     if shapes[0] != shapes[1]:
         raise DataError(f"{where}: the instances need one grid, got {shapes[0]} and {shapes[1]}; undo the resampling")
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """The instances of a prediction and of its reference, compared once for any number of thresholds.
+
+    Attributes:
+        overlaps: Pairs that share an annotated voxel.
+        same_class: Which pairs are of one class.
+        found: Class values of the predicted instances.
+        wanted: Class values of the reference's.
+        can_be_missed: Instances of the reference that have an annotated voxel.
+        can_be_alarm: Predicted instances that do not lie in unannotated voxels with more than half of theirs.
+    """
+
+    overlaps: Overlaps
+    same_class: Bool[np.ndarray, "pairs"]
+    found: Integer[np.ndarray, "predictions"]
+    wanted: Integer[np.ndarray, "references"]
+    can_be_missed: Bool[np.ndarray, "references"]
+    can_be_alarm: Bool[np.ndarray, "predictions"]
+
+    def outcomes(self, is_match: Bool[np.ndarray, "pairs"]) -> list[tuple[int, Outcome, float]]:
+        """Class value, outcome and IoU (nan where there is no match): matches, then misses, then false alarms.
+
+        Args:
+            is_match: Which pairs match; no instance is in two of them.
+
+        Returns:
+            The outcomes.
+        """
+        hit, said = self.overlaps.referred[is_match] - 1, self.overlaps.predicted[is_match] - 1
+        is_missed, is_alarm = self.can_be_missed.copy(), self.can_be_alarm.copy()
+        is_missed[hit], is_alarm[said] = False, False
+        ious = self.overlaps.iou[is_match].tolist()
+        return [
+            *((value, Outcome.MATCH, iou) for value, iou in zip(self.wanted[hit].tolist(), ious, strict=True)),
+            *((value, Outcome.MISS, math.nan) for value in self.wanted[is_missed].tolist()),
+            *((value, Outcome.FALSE_ALARM, math.nan) for value in self.found[is_alarm].tolist()),
+        ]
+
+
+def compared(prediction: Prediction, reference: Prediction) -> Compared:
+    """Compare instances, by their annotated voxels alone.
+
+    Args:
+        prediction: With instances.
+        reference: With instances on the same grid.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        DataError: One has no instances, or ids and rows do not fit.
+    """
+    predicted, objects = instances_of(prediction, "prediction")
+    referred, wanted = instances_of(reference, "reference")
+    valid = np.ones(referred.shape, dtype=bool) if reference.valid is None else reference.valid
+    pairs = overlaps(np.where(valid, predicted, 0), np.where(valid, referred, 0))
+    annotated = _voxels(predicted[valid], len(objects))
+    return Compared(
+        overlaps=pairs,
+        same_class=objects.labels[pairs.predicted - 1] == wanted.labels[pairs.referred - 1],
+        found=objects.labels,
+        wanted=wanted.labels,
+        can_be_missed=_voxels(referred[valid], len(wanted)) > 0,
+        can_be_alarm=2 * annotated >= np.maximum(_voxels(predicted, len(objects)), 1),
+    )
+
+
+def _voxels(instances: Integer[np.ndarray, "*spatial"], count: int) -> Integer[np.ndarray, "instances"]:
+    """Number of voxels of each instance."""
+    return np.bincount(instances.ravel(), minlength=count + 1)[1:]

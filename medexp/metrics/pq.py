@@ -7,13 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Integer
-
 from medexp import __version__
 from medexp.core.errors import UsageError
 from medexp.core.types import EvidenceRow, Kind, Outcome, Prediction
-from medexp.metrics._matching import check_pair, instances_of, overlaps
+from medexp.metrics._matching import check_pair, compared
 from medexp.metrics._per_case import MEAN, defined_mean, empty_rule, rule_in_words
 
 # Of the sum of the matches' IoU and the numbers of matches, misses and false alarms, at least one of which is above 0.
@@ -84,7 +81,8 @@ class PanopticQuality:
             DataError: Prediction and reference are not of the same case, grid and classes, or lack instances.
         """
         check_pair(prediction, reference)
-        outcomes = _outcomes(prediction, reference, self.min_iou)
+        pair = compared(prediction, reference)
+        outcomes = pair.outcomes(pair.same_class & (pair.overlaps.iou > self.min_iou))
         found = []
         for structure in prediction.classes:
             own = [(outcome, iou) for value, outcome, iou in outcomes if value == structure.value]
@@ -134,32 +132,3 @@ class PanopticQuality:
             return float(self.both_empty)
         iou = math.fsum(row.value for row in rows if row.outcome == Outcome.MATCH)
         return _QUALITIES[self.name](iou, matches, misses, alarms)
-
-
-def _outcomes(prediction: Prediction, reference: Prediction, min_iou: float) -> list[tuple[int, Outcome, float]]:
-    """Class value, outcome and IoU (nan where there is no match): matches, then misses, then false alarms."""
-    predicted, objects = instances_of(prediction, "prediction")
-    referred, wanted = instances_of(reference, "reference")
-    valid = np.ones(referred.shape, dtype=bool) if reference.valid is None else reference.valid
-    pairs = overlaps(np.where(valid, predicted, 0), np.where(valid, referred, 0))
-    same_class = objects.labels[pairs.predicted - 1] == wanted.labels[pairs.referred - 1]
-    is_match = same_class & (pairs.iou > min_iou)
-
-    hit, found = pairs.referred[is_match] - 1, pairs.predicted[is_match] - 1
-    annotated = _voxels(predicted[valid], len(objects))
-    is_missed = _voxels(referred[valid], len(wanted)) > 0
-    is_alarm = 2 * annotated >= np.maximum(_voxels(predicted, len(objects)), 1)
-    is_missed[hit], is_alarm[found] = False, False
-    return [
-        *(
-            (value, Outcome.MATCH, iou)
-            for value, iou in zip(wanted.labels[hit].tolist(), pairs.iou[is_match].tolist(), strict=True)
-        ),
-        *((value, Outcome.MISS, math.nan) for value in wanted.labels[is_missed].tolist()),
-        *((value, Outcome.FALSE_ALARM, math.nan) for value in objects.labels[is_alarm].tolist()),
-    ]
-
-
-def _voxels(instances: Integer[np.ndarray, "*spatial"], count: int) -> Integer[np.ndarray, "instances"]:
-    """Number of voxels of each instance."""
-    return np.bincount(instances.ravel(), minlength=count + 1)[1:]

@@ -29,7 +29,22 @@ _OPTIONS = [
     if group not in ("post_processing", "derive") and not _is_preset(group, option)
 ]
 # Options of these groups do not ask for each other, so that one of each is composed at a time.
-_TOGETHER = ("augmentation", "inferer", "loss", "model", "optimizer", "scheduler")
+_TOGETHER = (
+    "augmentation",
+    "callbacks",
+    "dataset",
+    "inferer",
+    "launcher",
+    "loss",
+    "metrics",
+    "model",
+    "optimizer",
+    "parameter_groups",
+    "paths",
+    "scheduler",
+    "tracking",
+    "trainer",
+)
 _ROUNDS = [
     *([option] for option in _OPTIONS if option[0] not in _TOGETHER),
     *(

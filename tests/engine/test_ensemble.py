@@ -61,18 +61,17 @@ def test_an_ensemble_of_each_combination_of_the_other_axes_is_a_row_of_its_own(
 ) -> None:
     for loss in ("dice", "focal"):
         for fold in (0, 1):
-            for seed in (0, 1):
-                _trained(tmp_path / "runs", fold, f"loss={loss}", f"seed={seed}")
+            _trained(tmp_path / "runs", fold, f"loss={loss}", "seed=1")
     monkeypatch.chdir(tmp_path)
     assert main(["ensemble", "folds"]) == 0
-    assert capsys.readouterr().out.count("2 networks: dice") == 4
+    assert capsys.readouterr().out.count("2 networks: dice") == 2
     assert main(["ensemble", "folds"]) == 0
     assert main(["compare", "folds", "--by", "loss", "--resamples", "200"]) == 0
-    assert "8 finished runs" in capsys.readouterr().out
-    assert main(["compare", "folds", "--by", "loss", "--resamples", "200", "--ensembles"]) == 0
     assert "4 finished runs" in capsys.readouterr().out
+    assert main(["compare", "folds", "--by", "loss", "--resamples", "200", "--ensembles"]) == 0
+    assert "2 finished runs" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "runs" / "folds").iterdir() if "fold=ensemble" in path.name)
-    assert len(names) == 4
+    assert len(names) == 2
     assert load_run(tmp_path / "runs" / "folds" / names[0]).record.notes[0].startswith("ensemble of ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
@@ -48,7 +49,10 @@ def _distances(colours: list[str], matrix: object) -> list[float]:
 
 @pytest.mark.parametrize("whom", list(_SEEN_BY))
 def test_colours_of_classes_and_of_errors_are_told_apart_by(whom: str) -> None:
-    for colours in (list(PALETTE), list(ERROR_COLOURS.values())):
+    errors = [
+        [colour for kind, colour in ERROR_COLOURS.items() if (kind >= ErrorKind.MATCHED) is of] for of in (False, True)
+    ]
+    for colours in (list(PALETTE), *errors):
         assert min(_distances(colours, _SEEN_BY[whom])) > _CLEAR
 
 
@@ -105,17 +109,66 @@ def test_errors_of_regions_are_counted_in_each_region() -> None:
     assert kinds[0].tolist() == [0, 0, 0, 2, 3, 2]
 
 
-def test_errors_of_instances_are_those_of_their_classes_and_unannotated_voxels_have_none() -> None:
+def test_unannotated_voxels_have_no_error() -> None:
     image = image_of((40, 60))
-    same, other = (with_instances(image, halves(), labels, TWO) for labels in ({1: 1, 2: 1}, {1: 1, 2: 2}))
-    split = with_instances(image, (halves() > 0).astype(np.int32), {1: 1}, TWO)
-    assert not error_kinds(split, same).any()
-    assert np.array_equal(error_kinds(other, same) == ErrorKind.OTHER_CLASS, halves() == 2)
     prediction, reference = _pair(image)
     valid = np.ones((40, 60), bool)
     valid[:, :35] = False
     known = Prediction("case", "group", image.geometry, TWO, mask=reference.mask, valid=valid)
     assert np.array_equal(error_kinds(prediction, known), np.where(valid, _expected_errors(), 0))
+
+
+def _discs(image: Image, *places: tuple[int, int], labels: dict[int, int]) -> Prediction:
+    instances = np.zeros((40, 60), np.int32)
+    rows, columns = np.indices((40, 60))
+    for number, (row, column) in enumerate(places, start=1):
+        instances[np.hypot(rows - row, columns - column) < 6] = number
+    return with_instances(image, instances, labels, TWO)
+
+
+def test_instances_are_matched_missed_or_false() -> None:
+    image = image_of((40, 60))
+    known = _discs(image, (10, 10), (10, 30), (30, 10), (30, 50), labels={1: 1, 2: 1, 3: 2, 4: 2})
+    # One hardly moved, one far off, one of the other class, one not found, and one where there is none.
+    found = _discs(image, (11, 10), (10, 37), (30, 10), (20, 50), labels={1: 1, 2: 1, 3: 1, 4: 2})
+    kinds = error_kinds(found, known)
+    said, was = found.instances, known.instances
+    assert (kinds[(said == 1) | (was == 1)] == ErrorKind.MATCHED).all()
+    assert (kinds[(said == 2) & (was == 0)] == ErrorKind.FALSE_OBJECT).all()
+    assert (kinds[(said == 0) & (was == 2)] == ErrorKind.MISSED_OBJECT).all()
+    assert (kinds[(said == 2) & (was == 2)] == ErrorKind.FALSE_AND_MISSED).all()
+    assert (kinds[was == 3] == ErrorKind.FALSE_AND_MISSED).all()
+    assert (kinds[(said == 0) & (was == 0)] == 0).all()
+    joined = with_instances(image, (halves() > 0).astype(np.int32), {1: 1}, TWO)
+    apart = with_instances(image, halves(), {1: 1, 2: 1}, TWO)
+    assert not (error_kinds(joined, apart) == ErrorKind.MATCHED).any()  # each half is half of what was found
+    assert set(np.unique(error_kinds(apart, apart))) == {0, ErrorKind.MATCHED}
+
+
+def test_what_was_not_annotated_of_an_object_does_not_count_in_its_match() -> None:
+    image = image_of((40, 60))
+    known = _discs(image, (20, 20), labels={1: 1})
+    half = known.instances.copy()
+    half[:, 20:] = 0
+    found = with_instances(image, half, {1: 1}, TWO)
+    valid = np.ones((40, 60), bool)
+    valid[:, 20:] = False
+    assert not (error_kinds(found, known) == ErrorKind.MATCHED).any()
+    kinds = error_kinds(found, replace(known, valid=valid))
+    assert (kinds[:, :20][half[:, :20] > 0] == ErrorKind.MATCHED).all()
+    assert not kinds[:, 20:].any()
+
+
+def test_the_legend_of_instances_names_what_became_of_them() -> None:
+    image = image_of((40, 60))
+    known = _discs(image, (10, 10), (30, 50), labels={1: 1, 2: 1})
+    figure = overlay_figure(image, _discs(image, (10, 10), labels={1: 1}), known, filled=False, errors=True)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["left", "right", "matched", "false object", "missed object", "false and missed"]
+    panel = panels(figure)[2]
+    for kind, (x, y) in {ErrorKind.MATCHED: (10.5, 10.5), ErrorKind.MISSED_OBJECT: (50.5, 30.5)}.items():
+        inside = np.hypot(panel.x - x, panel.y - y) < 2
+        assert np.abs(panel.rgb[inside] - (0.3 * 0.5 + 0.7 * np.array(to_rgb(ERROR_COLOURS[kind])))).max() < 0.02
 
 
 def test_the_error_panel_has_a_colour_for_each_kind_and_the_legend_names_them() -> None:

@@ -85,14 +85,15 @@ def _killed_after(run: Run, name: str, runs: Path) -> Path:
 @pytest.mark.parametrize(
     ("more", "each"),
     [
-        (("trainer.validate_every_epochs=1",), 1),
-        (("trainer.validate_every_epochs=2", "dataset.workers=2"), 3),
-        (("trainer.max_epochs=2", "callbacks=progress"), 3),
-        (("trainer.max_steps=8",), 3),
+        pytest.param(("trainer.validate_every_epochs=1",), 1, marks=pytest.mark.soak),
+        (("trainer.validate_every_epochs=1",), 4),
+        (("trainer.validate_every_epochs=2", "dataset.workers=2"), 4),
+        (("trainer.max_epochs=2", "callbacks=progress"), 4),
+        (("trainer.max_steps=8",), 4),
     ],
-    ids=["validation", "workers", "plain", "ends within an epoch"],
+    ids=["every one", "validation", "workers", "plain", "ends within an epoch"],
 )
-def test_resume_from_every_or_each_third_checkpoint_is_bitwise_equal(
+def test_resume_from_every_or_each_fourth_checkpoint_is_bitwise_equal(
     tmp_path: Path, more: tuple[str, ...], each: int
 ) -> None:
     given = {item.partition("=")[0] for item in more}
@@ -106,6 +107,20 @@ def test_resume_from_every_or_each_third_checkpoint_is_bitwise_equal(
         runs = _killed_after(full, name, tmp_path / name)
         resumed = train_tiny(runs, *hard, *more)
         _assert_bitwise_equal(full, resumed)
+
+
+def test_a_finished_run_that_gets_more_steps_goes_on_where_its_epoch_was_cut_short(tmp_path: Path) -> None:
+    knobs = ("scheduler=constant", "trainer.steps_per_epoch=4", "study=s")
+    full = train_tiny(tmp_path / "full", *knobs, "trainer.max_steps=6")
+    folder = train_tiny(tmp_path / "runs", *knobs, "trainer.max_steps=3").path
+    config = medexp.compose(None, tiny(tmp_path / "runs", *knobs, "trainer.max_steps=6", "on_change=resume"))
+    config.axes = json.loads((folder / "run.json").read_text())["axes"]
+    longer = medexp.train(config)
+    assert longer.path == folder
+    # One line a step: what was trained before stands there once.
+    assert (longer.path / "steps.jsonl").read_bytes() == (full.path / "steps.jsonl").read_bytes()
+    weights, expected = _last(longer)["state_dict"], _last(full)["state_dict"]
+    assert _unequal(weights, expected) == []
 
 
 @pytest.mark.parametrize(

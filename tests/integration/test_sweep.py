@@ -282,6 +282,7 @@ def test_a_sweep_that_is_stopped_twice_ends_its_jobs_at_once(own_loss: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_jobs_of_a_sweep_that_was_killed_save_and_stop_and_the_same_command_finishes_it(own_loss: Path) -> None:
     command = ["train", "-m", str(own_loss), "seed=0", "trainer.max_steps=12", "preflight=off"]
     running, steps = _begun(command, dawdle_s=0.5)

@@ -98,7 +98,10 @@ def test_targets_are_boxes_in_torchvision_s_order_classes_from_one_and_masks():
 
 
 # A CPU without native bf16 computes in it at a tenth of the speed.
-@pytest.mark.parametrize(("channels", "bf16", "steps", "share"), [(1, False, 40, 0.34), (3, True, 6, 0.9)])
+@pytest.mark.parametrize(
+    ("channels", "bf16", "steps", "share"),
+    [pytest.param(1, False, 40, 0.34, marks=pytest.mark.soak), (3, True, 6, 0.9)],
+)
 def test_a_batch_with_an_image_without_objects_is_learned_by_heart(channels, bf16, steps, share):
     task, network = task_of(), network_of(in_channels=channels)
     annotations = (scene(), empty())

@@ -6,30 +6,13 @@ Source: the challenge's naming and content conventions (https://public.celltrack
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from medexp.core.faults import Fault
+from medexp.core.tracks import Track
 from medexp.data.sources._file_faults import missing, unreadable
 
 _NAMED = 3
-
-
-@dataclass(frozen=True)
-class Track:
-    """One object over time.
-
-    Attributes:
-        identity: Its id, that of its voxels in the images of tracks.
-        first: First frame in which it is.
-        last: Last one.
-        parent: Id of the track that divided into it; 0 where there is none.
-    """
-
-    identity: int
-    first: int
-    last: int
-    parent: int
 
 
 def read_tracks(path: Path) -> tuple[Mapping[int, Track], tuple[Fault, ...]]:

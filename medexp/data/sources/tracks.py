@@ -13,6 +13,7 @@ from jaxtyping import Integer
 from medexp.core.errors import DataError, UsageError
 from medexp.core.faults import Fault
 from medexp.core.geometry import Geometry
+from medexp.core.tracks import Track
 from medexp.core.types import Case, Image
 from medexp.data.sources._class_ids import BACKGROUND
 from medexp.data.sources._files import read_image, read_labels, stem
@@ -29,7 +30,7 @@ from medexp.data.sources._listed import (
     visible,
 )
 from medexp.data.sources._track_links import contradictions, tracks_by_markers
-from medexp.data.sources._track_table import Track, read_tracks
+from medexp.data.sources._track_table import read_tracks
 
 # Folder behind the sequence's name, folder in it, and what files are called, by where instances come from.
 _INSTANCES = {

@@ -1,0 +1,152 @@
+"""`medexp track FOLDER`: instances of frames linked to tracks, or of slices joined to volumes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medexp.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from medexp.core import tracks
+
+_EPILOG = """examples:
+  medexp track runs/cells/default -o tracked --max-distance-mm 20 --max-division-distance-mm 25
+  medexp track RUN -o tracked --cost overlap --reference data/Fluo-N2DH-SIM+   with SEG, DET and TRA
+  medexp track slices -o joined --over slices --min-iou 0.4                    slices NAME_zNNN to volumes
+
+FOLDER is a run recorded with save_predictions=true, or holds files SEQUENCE_tNNN_instances.nii.gz, .png or .tif, or
+man_segNNN.tif. Lengths are pixels where files have no physical scale; --spacing-mm gives one.
+
+Frames: OUT/SEQUENCE_RES has the tracks in the layout of the Cell Tracking Challenge, OUT/tracks.csv what is measured of
+each, OUT/places.csv its centre and size in each frame, and OUT/scores.csv the scores where there is a reference.
+Exit codes: 0 good, 1 a file cannot be read, 2 wrong use."""
+
+
+def track_command(words: Sequence[str]) -> int:
+    """Link or join what a folder holds.
+
+    Args:
+        words: Words after `medexp track`.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: A folder or a knob is not usable, or laptrack is not installed.
+        DataError: A file is damaged, or frames are missing.
+    """
+    arguments = _parser().parse_args(list(words))
+    if arguments.spacing_mm is not None and len(arguments.spacing_mm) != arguments.dims:
+        raise UsageError(f"--spacing-mm needs {arguments.dims} values (--dims), got {arguments.spacing_mm}")
+    if arguments.spacing_mm is not None and not min(arguments.spacing_mm) > 0:
+        raise UsageError(f"--spacing-mm needs values above 0, got {arguments.spacing_mm}")
+    if arguments.over == "slices":
+        return _join(arguments)
+    return _link(arguments)
+
+
+def _link(arguments: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from medexp.association.ctc import write_result
+    from medexp.association.frames import FrameLinker
+    from medexp.association.measurements import measured_tracks, places_of
+    from medexp.core.files import write_text
+
+    linker = FrameLinker(
+        cost=arguments.cost,
+        max_distance_mm=arguments.max_distance_mm,
+        min_overlap=arguments.min_overlap,
+        gap_frames=arguments.gap,
+        allow_division=not arguments.no_division,
+        max_division_distance_mm=arguments.max_division_distance_mm,
+    )
+    places, measured, scores = [], [], []
+    for sequence in _sequences(arguments):
+        tracked = linker(sequence)
+        write_result(tracked, arguments.output / f"{sequence.name}_RES")
+        places.append(places_of(tracked))
+        measured.append(measured_tracks(tracked, places[-1]))
+        print(f"{sequence.name}: {len(tracked.tracks)} tracks in {len(sequence.frames)} frames")
+        if arguments.reference is not None:
+            scores.append({"sequence": sequence.name, **_scores(tracked, arguments.reference)})
+            print("  ".join(f"{name} {value:.4f}" for name, value in scores[-1].items() if name != "sequence"))
+    write_text(arguments.output / "places.csv", pd.concat(places).to_csv(index=False))
+    write_text(arguments.output / "tracks.csv", pd.concat(measured).to_csv(index=False))
+    if scores:
+        write_text(arguments.output / "scores.csv", pd.DataFrame(scores).to_csv(index=False))
+    print(arguments.output / "tracks.csv")
+    return 0
+
+
+def _scores(tracked: tracks.TrackedSequence, root: Path) -> dict[str, float]:
+    from medexp.association.scores import tracking_scores
+    from medexp.data.sequences import find_frames, read_frames, read_tracked, reference_folder
+
+    name, dims = tracked.sequence.name, tracked.sequence.geometry.spatial_dims
+    folder = reference_folder(root, name)
+    reference = read_tracked(name, folder / "TRA", spatial_dims=dims)
+    if not (folder / "SEG").is_dir():
+        return tracking_scores(tracked, reference)
+    (files,) = find_frames(folder / "SEG").values()
+    segmentation = read_frames(name, files, spatial_dims=dims).frames
+    return tracking_scores(tracked, reference, segmentation)
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    import nibabel as nib
+    import numpy as np
+
+    from medexp.association.slices import SliceJoiner
+
+    if arguments.dims != 2 or arguments.reference is not None:
+        raise UsageError("--over slices joins images of 2 axes and compares with no reference; leave both options out")
+    if not arguments.slice_distance_mm > 0:
+        raise UsageError(f"--slice-distance-mm needs a value above 0, got {arguments.slice_distance_mm}")
+    joiner = SliceJoiner(min_iou=arguments.min_iou, gap_slices=arguments.gap)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for sequence in _sequences(arguments):
+        volume = np.moveaxis(joiner(np.stack(list(sequence.frames.values()))), 0, -1)
+        path = arguments.output / f"{sequence.name}_instances.nii.gz"
+        affine = np.diag([*sequence.geometry.spacing_mm, arguments.slice_distance_mm, 1.0])
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(volume), affine), path)
+        print(f"{path}: {volume.max(initial=0)} objects in {len(sequence.frames)} slices")
+    return 0
+
+
+def _sequences(arguments: argparse.Namespace) -> list[tracks.Sequence]:
+    from medexp.data.sequences import find_frames, read_frames
+
+    spacing = None if arguments.spacing_mm is None else tuple(arguments.spacing_mm)
+    found = find_frames(arguments.folder)
+    return [read_frames(name, files, spatial_dims=arguments.dims, spacing_mm=spacing) for name, files in found.items()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medexp track",
+        description="Link instances over the frames of sequences, or join them over the slices of volumes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="a run, or a folder of instance images")
+    add("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for what is written")
+    add("--over", choices=("frames", "slices"), default="frames", help="what follows each other (default: frames)")
+    add("--reference", type=Path, metavar="FOLDER", help="holds SEQUENCE_GT/TRA and SEG, or is SEQUENCE_GT")
+    add("--dims", type=int, choices=(2, 3), default=2, help="axes of a frame (default: 2)")
+    add("--spacing-mm", type=float, nargs="+", metavar="MM", help="along each axis (default: what files say)")
+    add("--gap", type=int, default=0, metavar="N", help="frames or slices an object may be missing from (default: 0)")
+    frames = parser.add_argument_group("over frames").add_argument
+    frames("--cost", choices=("distance", "overlap"), default="distance", help="of a link (default: distance)")
+    frames("--max-distance-mm", type=float, default=15.0, metavar="MM", help="between centres (default: 15)")
+    frames("--min-overlap", type=float, default=0.1, metavar="PART", help="with --cost overlap (default: 0.1)")
+    frames("--no-division", action="store_true", help="no object becomes two")
+    frames("--max-division-distance-mm", type=float, metavar="MM", help="mother to daughter (default: as others)")
+    slices = parser.add_argument_group("over slices").add_argument
+    slices("--min-iou", type=float, default=0.3, metavar="IOU", help="of two outlines of an object (default: 0.3)")
+    slices("--slice-distance-mm", type=float, default=1.0, metavar="MM", help="between slices (default: 1)")
+    return parser
