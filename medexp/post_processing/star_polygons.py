@@ -96,11 +96,11 @@ class StarPolygons:
         large = np.flatnonzero(stars.voxels >= min_voxels)
         left[tuple(stars.centres[large].T)] = large
         kept = []
-        for star in large:
+        for star in large.tolist():
             centre = tuple(stars.centres[star])
             if left[centre] < 0:
                 continue
-            kept.append(int(star))
+            kept.append(star)
             left[centre] = -1
             others = _near(stars, star, left)
             dropped = others[self._overlaps(stars, star, others) > self.nms_threshold]

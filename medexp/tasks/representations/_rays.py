@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer
+from jaxtyping import Bool, Float, Float32, Integer
+from scipy import ndimage
 
 
 def circle(n_rays: int) -> Float[np.ndarray, "rays 2"]:
@@ -47,36 +48,42 @@ def distances_along(
     Returns:
         The distances.
     """
-    ids = instances.astype(np.min_scalar_type(int(instances.max(initial=0))))
-    found = np.zeros((len(directions), *ids.shape), dtype=np.float32)
+    # An edge of background, where a ray that leaves the image stops; ids are as short as can be, for speed.
+    ids = np.pad(instances.astype(np.min_scalar_type(int(instances.max(initial=0)))), 1)
     inside = ids > 0
+    steps = np.empty(ids.shape, dtype=np.min_scalar_type(_longest_px(ids)))
+    found = np.empty((len(directions), *instances.shape), dtype=np.float32)
+    within = (slice(1, -1),) * ids.ndim
     for direction, distances in zip(directions, found, strict=True):
-        distances += _steps_inside(ids, inside, direction)
-        distances += 0.5 / np.abs(direction).max()
-        distances *= inside
+        _count_steps(ids, inside, direction, steps)
+        np.add(steps[within], np.float32(0.5 / np.abs(direction).max()), out=distances, casting="same_kind")
+        distances *= inside[within]
     return found
 
 
-def _steps_inside(
-    ids: Integer[np.ndarray, "*spatial"], inside: np.ndarray, direction: Float[np.ndarray, "dims"]
-) -> Integer[np.ndarray, "*spatial"]:
-    """Steps of length one for which each voxel's ray stays in its object."""
-    walking, steps, number = inside.copy(), np.zeros(ids.shape, dtype=np.uint16), 0
+def _longest_px(ids: Integer[np.ndarray, "*spatial"]) -> int:
+    """No ray makes more steps inside an object."""
+    boxes = [box for box in ndimage.find_objects(ids) if box is not None]
+    return max((sum(axis.stop - axis.start for axis in box) for box in boxes), default=0)
+
+
+def _count_steps(
+    ids: Integer[np.ndarray, "*padded"],
+    inside: Bool[np.ndarray, "*padded"],
+    direction: Float[np.ndarray, "dims"],
+    steps: Integer[np.ndarray, "*padded"],
+) -> None:
+    """Write into `steps` for how many steps of length one each voxel's ray stays in its object."""
+    steps[...] = 0
+    flat_ids, flat_steps, walking = ids.ravel(), steps.ravel(), inside.ravel().copy()
+    strides = np.array(ids.strides) // ids.itemsize
+    number = 0
     while True:
         number += 1
-        here, there = _overlap(ids.shape, np.rint(number * direction).astype(int))
-        # What has left the image does not come back, so the parts that overlap only shrink.
-        still = walking[here]
-        still &= ids[here] == ids[there]
-        if not still.any():
-            return steps
-        steps[here] += still
-
-
-def _overlap(
-    shape: tuple[int, ...], offset: Integer[np.ndarray, "dims"]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The voxels for which the one at an offset is in the image, and those ones."""
-    here = tuple(slice(max(0, -by), max(0, size - max(0, by))) for size, by in zip(shape, offset, strict=True))
-    there = tuple(slice(max(0, by), max(0, size - max(0, -by))) for size, by in zip(shape, offset, strict=True))
-    return here, there
+        away = int(np.rint(number * direction).astype(int) @ strides)
+        # Who still walks is at most one step outside of the image, and thus in the array; the others do not matter.
+        here, there = slice(max(0, -away), ids.size - max(0, away)), slice(max(0, away), ids.size - max(0, -away))
+        walking[here] &= flat_ids[here] == flat_ids[there]
+        if not walking[here].any():
+            return
+        flat_steps[here] += walking[here]
