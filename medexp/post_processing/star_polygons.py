@@ -31,7 +31,7 @@ class StarPolygons:
 
     Sources: U. Schmidt et al., Cell detection with star-convex polygons, MICCAI 2018; M. Weigert et al., Star-convex
     polyhedra for 3D object detection and segmentation in microscopy, WACV 2020. Their program takes the share of the
-    smaller star, and areas of polygons where this step counts voxels.
+    smaller star, and areas of polygons where this step counts voxels (in large stars every second, third, ... one).
 
     Args:
         probability_threshold: Object probability from which on a voxel has a star, above 0 and up to 1.

@@ -75,7 +75,8 @@ def _count_steps(
 ) -> None:
     """Write into `steps` for how many steps of length one each voxel's ray stays in its object."""
     steps[...] = 0
-    flat_ids, flat_steps, walking = ids.ravel(), steps.ravel(), inside.ravel().copy()
+    flat_ids, flat_steps, walking = ids.ravel(), steps.ravel(), inside.flatten()
+    same, ones = np.empty_like(walking), walking.view(np.uint8)
     strides = np.array(ids.strides) // ids.itemsize
     number = 0
     while True:
@@ -83,7 +84,7 @@ def _count_steps(
         away = int(np.rint(number * direction).astype(int) @ strides)
         # Who still walks is at most one step outside of the image, and thus in the array; the others do not matter.
         here, there = slice(max(0, -away), ids.size - max(0, away)), slice(max(0, away), ids.size - max(0, -away))
-        walking[here] &= flat_ids[here] == flat_ids[there]
+        walking[here] &= np.equal(flat_ids[here], flat_ids[there], out=same[here])
         if not walking[here].any():
             return
-        flat_steps[here] += walking[here]
+        flat_steps[here] += ones[here]
