@@ -14,8 +14,8 @@ from scipy.spatial import ConvexHull
 _ENTRIES = 2**18  # of an array that is made at once; as large as stays in the processor's cache
 _SHORTEST = 1e-3  # so that a star without extent covers its centre
 _SLACK = 1e-5  # single precision
-# A star that reaches k times so many voxels, by number of axes, is looked at in every k-th voxel along each axis. What two
-# large ones share of the smaller is then off by about .01, and up to .1 where the image's edge cuts them.
+# A star that reaches k times so many voxels, by number of axes, is looked at in every k-th voxel along each axis. What
+# two large ones share of the smaller is then off by about .01, and up to .1 where the image's edge cuts them.
 _REACH_PX = {2: 15, 3: 8}
 
 
