@@ -12,7 +12,7 @@ CONF = Path(__file__).parents[3] / "conf" / "dataset"
 NAMES = [
     "phantom_2d", "phantom_3d", "phantom_sequence", "nuclei", "msd", "mni_white_matter", "folder", "manifest", "nnunet",
     "dicom", "nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "points", "medmnist", "tracks",
-    "object_masks",
+    "object_masks", "ellipse_pairs",
 ]  # fmt: skip
 PICTURES = ("nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "object_masks")
 FILES = {
