@@ -15,7 +15,7 @@ def _perfect(targets: dict[str, Tensor]) -> dict[str, Tensor]:
 EXAMPLE = Example(
     name="stardist",
     perfect=_perfect,
-    step={"star_polygons": {}},
+    step={"star_polygons": {"min_volume_mm3": 20.0}},
     least_iou=0.85,  # a polyhedron with 96 corners lies inside of the ball whose border they are on
     others={"n_rays": 16, "anisotropy": [1.0, 2.0], "probability_weight": 3.0, "distance_weight": 1.0},
     wrong=(
