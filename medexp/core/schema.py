@@ -140,6 +140,8 @@ OPTIONAL_RULES: Mapping[str, Rule] = {
     "dataset.foreground_fraction": _share(),
     "dataset.workers": _one_of("auto") | _whole(0),
     "dataset.pin_memory": _one_of("auto") | _FLAG,
+    "task.representation.n_rays": _NULL | _whole(3),
+    "task.representation.anisotropy": _NULL | _list_of(_positive(), "numbers above 0"),
     "parameter_groups.no_decay": _TEXTS,
     "parameter_groups.layers": _TEXTS,
 }
