@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from medexp import __version__
 from medexp.core.errors import UsageError
 from medexp.core.types import EvidenceRow, Kind, Outcome, Prediction
-from medexp.metrics._matching import Compared, check_pair, compared
+from medexp.metrics._matching import Compared, compared
 from medexp.metrics._per_case import MEAN, defined_mean
 
 
@@ -67,7 +67,6 @@ class InstanceAP:
         Raises:
             DataError: Prediction and reference are not of the same case, grid and classes, or lack instances.
         """
-        check_pair(prediction, reference)
         pair = compared(prediction, reference)
         found = []
         for min_iou in self.min_ious:
