@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,16 +104,16 @@ class InstanceAP:
         Raises:
             UsageError: A class is called "mean".
         """
-        counts: dict[str, dict[float, dict[str, Counter[str]]]] = {}
+        outcomes: dict[str, dict[float, dict[str, list[str]]]] = {}
         for row in rows:
             case = "" if self.pooled else row.case_id
-            at = counts.setdefault(row.label, {}).setdefault(row.threshold, {})
-            at.setdefault(case, Counter())[row.outcome] += 1
-        if MEAN in counts:
+            at = outcomes.setdefault(row.label, {}).setdefault(row.threshold, {})
+            at.setdefault(case, []).append(row.outcome)
+        if MEAN in outcomes:
             raise UsageError(f'a class is called "{MEAN}", the key of the mean over classes; rename it in the dataset')
         values = {
             label: defined_mean(defined_mean(map(self._value, cases.values())) for cases in by_threshold.values())
-            for label, by_threshold in counts.items()
+            for label, by_threshold in outcomes.items()
         }
         return {**values, MEAN: defined_mean(values.values())}
 
@@ -130,9 +129,9 @@ class InstanceAP:
             "parameters": {"min_ious": list(self.min_ious), "formula": _FORMULAS[self.formula]},
         }
 
-    def _value(self, outcomes: Counter[str]) -> float:
-        matches = _WEIGHTS[self.formula] * outcomes[Outcome.MATCH]
-        either = matches + outcomes[Outcome.MISS] + outcomes[Outcome.FALSE_ALARM]
+    def _value(self, outcomes: Sequence[str]) -> float:
+        matches = _WEIGHTS[self.formula] * outcomes.count(Outcome.MATCH)
+        either = matches + outcomes.count(Outcome.MISS) + outcomes.count(Outcome.FALSE_ALARM)
         return matches / either if either else math.nan
 
 
