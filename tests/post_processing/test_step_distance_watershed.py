@@ -88,8 +88,10 @@ def test_classes_that_touch_are_divided_each_by_itself(predict):
     assert np.array_equal(result.mask, mask)
 
 
-def test_the_number_of_objects_falls_with_h(predict, scattered):
-    given = predict(mask=np.kron(scattered, np.ones((1, *[4] * (scattered.ndim - 1)), np.uint8)))
+@pytest.mark.parametrize("shape", [(9, 10), (5, 5, 6)])
+def test_the_number_of_objects_falls_with_h(predict, shape):
+    parts = np.random.default_rng(0).choice([0, 1, 3], size=shape, p=[0.5, 0.25, 0.25])
+    given = predict(mask=np.kron(parts, np.ones([4] * len(shape)))[None].astype(np.uint8))
     counts = [len(DistanceWatershed(h_mm=h)(given).objects) for h in (0.1, 0.5, 1.0, 1e3)]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == len(Components()(given).objects)
