@@ -6,8 +6,8 @@ MEDEXP := $(BIN)/medexp
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post bench-sweep disturbed tour pictures \
-  report-pictures reproducibility verdict clean
+.PHONY: help install demo test soak check format bench bench-loaders bench-storage bench-models bench-post bench-matching bench-sweep disturbed \
+  tour pictures report-pictures reproducibility verdict clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /  \1\t/' | expand -t 20
@@ -51,6 +51,9 @@ bench-storage: $(INSTALLED)  ## time reading patches from npy, blosc2 and zarr, 
 
 bench-post: $(INSTALLED)  ## time post-processing of masks beside MONAI
 	$(BIN)/python tests/bench/post_processing.py
+
+bench-matching: $(INSTALLED)  ## time matching instances beside stardist, if it is installed
+	$(BIN)/python tests/bench/matching.py
 
 bench-models: $(INSTALLED)  ## measure every dense network of conf/model and write docs/models.md
 	$(BIN)/python tests/bench/models.py

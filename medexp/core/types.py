@@ -228,7 +228,7 @@ class Step(Protocol):
 
 
 class Outcome(StrEnum):
-    """What became of an object (match, miss, false alarm) or what is true of an image (positive, negative).
+    """What became of an object (match, miss, false alarm) or what is true of it or of an image (positive, negative).
 
     An image in which a metric of objects found nothing to count gives one row `NONE`, so that it stays among the cases.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
+from scipy.sparse import coo_array
 
 from medexp.core.errors import DataError
 from medexp.core.objects import Objects
@@ -15,38 +16,70 @@ from medexp.core.types import Outcome, Prediction
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """All pairs of instances that share a voxel.
+    """All pairs of instances that share a voxel, ordered by predicted id and then by referred id.
 
     Attributes:
         predicted: Id of the predicted instance of each pair.
         referred: Id of the reference's instance of each pair.
-        iou: Voxels that both share over the voxels that either has.
+        shared: Voxels that both share.
+        predicted_voxels: Voxels of each predicted id, from 0 on.
+        referred_voxels: Voxels of each id of the reference, from 0 on.
     """
 
     predicted: Integer[np.ndarray, "pairs"]
     referred: Integer[np.ndarray, "pairs"]
-    iou: Float[np.ndarray, "pairs"]
+    shared: Integer[np.ndarray, "pairs"]
+    predicted_voxels: Integer[np.ndarray, "predicted_ids"]
+    referred_voxels: Integer[np.ndarray, "referred_ids"]
+
+    @property
+    def either(self) -> Integer[np.ndarray, "pairs"]:
+        """Voxels that at least one of a pair has."""
+        sizes: np.ndarray = self.predicted_voxels[self.predicted] + self.referred_voxels[self.referred]
+        return sizes - self.shared
+
+    @property
+    def iou(self) -> Float[np.ndarray, "pairs"]:
+        """Voxels that both share over the voxels that either has."""
+        ratio: np.ndarray = self.shared / self.either
+        return ratio
 
 
-def overlaps(prediction: Integer[np.ndarray, "*spatial"], reference: Integer[np.ndarray, "*spatial"]) -> Overlaps:
+def overlaps(
+    prediction: Integer[np.ndarray, "*spatial"],
+    reference: Integer[np.ndarray, "*spatial"],
+    *,
+    n_predicted: int | None = None,
+    n_referred: int | None = None,
+) -> Overlaps:
     """The pairs of instances that share a voxel, from a sparse table of all pairs of ids that occur.
 
-    The table is as long as there are such pairs, however many instances there are.
+    Both images are read once, as runs of voxels in which neither id changes, and the runs are summed up.
 
     Args:
         prediction: Instance ids, 0 where there is none.
         reference: Instance ids on the same grid.
+        n_predicted: Largest predicted id that there may be; None for the largest there is.
+        n_referred: Largest id of the reference that there may be.
 
     Returns:
-        The pairs, ordered by predicted id and then by referred id.
+        The pairs.
     """
-    first, second = (ids.ravel().astype(np.int64) for ids in (prediction, reference))
-    width = int(second.max(initial=0)) + 1
-    keys, shared = np.unique(first * width + second, return_counts=True)
-    predicted, referred = keys // width, keys % width
-    either = np.bincount(predicted, shared)[predicted] + np.bincount(referred, shared)[referred] - shared
-    both = (predicted > 0) & (referred > 0)
-    return Overlaps(predicted[both], referred[both], shared[both] / either[both])
+    first, second = prediction.ravel(), reference.ravel()
+    ends = np.flatnonzero((first[1:] != first[:-1]) | (second[1:] != second[:-1])) + 1
+    starts = np.concatenate([[0], ends]) if first.size else np.zeros(0, dtype=np.int64)
+    voxels = np.diff(np.append(starts, first.size))
+    ids = first[starts], second[starts]
+    shape = tuple(
+        1 + int(found.max(initial=0) if most is None else most)
+        for found, most in zip(ids, (n_predicted, n_referred), strict=True)
+    )
+    table = coo_array((voxels, ids), shape=shape).tocsr()  # sums the runs of a pair
+    table.sort_indices()
+    sizes = (np.asarray(table.sum(axis=axis)) for axis in (1, 0))
+    pairs = table.tocoo()
+    both = (pairs.row > 0) & (pairs.col > 0)
+    return Overlaps(pairs.row[both], pairs.col[both], pairs.data[both], *sizes)
 
 
 def instances_of(prediction: Prediction, whose: str) -> tuple[Integer[np.ndarray, "*spatial"], Objects]:
@@ -72,12 +105,12 @@ def instances_of(prediction: Prediction, whose: str) -> tuple[Integer[np.ndarray
     return instances, objects
 
 
-def check_pair(prediction: Prediction, reference: Prediction) -> None:
-    """Check that two predictions speak of the same case, classes and grid.
+def check_case(prediction: Prediction, reference: Prediction) -> None:
+    """Check that two predictions speak of the same case and classes.
 
     Args:
-        prediction: What is measured, with instances.
-        reference: What it is measured by, with instances.
+        prediction: What is measured.
+        reference: What it is measured by.
 
     Raises:
         DataError: They do not.
@@ -91,11 +124,6 @@ def check_pair(prediction: Prediction, reference: Prediction) -> None:
             f"{where}: prediction and reference need the same classes, got {names[0]} and {names[1]}; decode both by "
             "one task"
         )
-    shapes = [
-        instances_of(each, whose)[0].shape for each, whose in ((prediction, "prediction"), (reference, "reference"))
-    ]
-    if shapes[0] != shapes[1]:
-        raise DataError(f"{where}: the instances need one grid, got {shapes[0]} and {shapes[1]}; undo the resampling")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,29 +171,33 @@ def compared(prediction: Prediction, reference: Prediction) -> Compared:
 
     Args:
         prediction: With instances.
-        reference: With instances on the same grid.
+        reference: With instances.
 
     Returns:
         The comparison.
 
     Raises:
-        DataError: One has no instances, or ids and rows do not fit.
+        DataError: They are not of one case, grid and classes, one has no instances, or ids and rows do not fit.
     """
+    check_case(prediction, reference)
     predicted, objects = instances_of(prediction, "prediction")
     referred, wanted = instances_of(reference, "reference")
-    valid = np.ones(referred.shape, dtype=bool) if reference.valid is None else reference.valid
-    pairs = overlaps(np.where(valid, predicted, 0), np.where(valid, referred, 0))
-    annotated = _voxels(predicted[valid], len(objects))
+    if predicted.shape != referred.shape:
+        raise DataError(
+            f"case {reference.case_id}: the instances need one grid, got {predicted.shape} and {referred.shape}; undo "
+            "the resampling"
+        )
+    whole, valid = predicted, reference.valid
+    if valid is not None:
+        predicted, referred = np.where(valid, predicted, 0), np.where(valid, referred, 0)
+    pairs = overlaps(predicted, referred, n_predicted=len(objects), n_referred=len(wanted))
+    annotated = pairs.predicted_voxels[1:]
+    sizes = annotated if valid is None else np.bincount(whole.ravel(), minlength=len(objects) + 1)[1:]
     return Compared(
         overlaps=pairs,
         same_class=objects.labels[pairs.predicted - 1] == wanted.labels[pairs.referred - 1],
         found=objects.labels,
         wanted=wanted.labels,
-        can_be_missed=_voxels(referred[valid], len(wanted)) > 0,
-        can_be_alarm=2 * annotated >= np.maximum(_voxels(predicted, len(objects)), 1),
+        can_be_missed=pairs.referred_voxels[1:] > 0,
+        can_be_alarm=2 * annotated >= np.maximum(sizes, 1),
     )
-
-
-def _voxels(instances: Integer[np.ndarray, "*spatial"], count: int) -> Integer[np.ndarray, "instances"]:
-    """Number of voxels of each instance."""
-    return np.bincount(instances.ravel(), minlength=count + 1)[1:]

@@ -1,9 +1,8 @@
-"""Average precision of instances as StarDist and the Data Science Bowl define it; not COCO's."""
+"""Average precision of instances as StarDist and the Data Science Bowl define it, not COCO's; and their F1 score."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,17 +14,24 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from medexp import __version__
 from medexp.core.errors import UsageError
 from medexp.core.types import EvidenceRow, Kind, Outcome, Prediction
-from medexp.metrics._matching import Compared, check_pair, compared
+from medexp.metrics._matching import Compared, compared
 from medexp.metrics._per_case import MEAN, defined_mean
+
+# How often a match counts, above and below the line.
+_WEIGHTS = {"ap": 1, "f1": 2}
+_FORMULAS = {"ap": "TP / (TP + FN + FP)", "f1": "2 TP / (2 TP + FN + FP)"}
 
 
 class InstanceAP:
-    """TP / (TP + FN + FP) of instances at thresholds of IoU, and the mean over them.
+    """TP / (TP + FN + FP) of instances, or their F1 score, at thresholds of IoU, and the mean over them.
 
     Sources: eq. 1 of U. Schmidt et al., Cell detection with star-convex polygons, MICCAI 2018, whose tables pool the
     counts of all images (`pooled`); J. C. Caicedo et al., Nucleus segmentation across imaging experiments: the 2018
     Data Science Bowl, Nature Methods 16 (2019), for the mean over images and thresholds. It ranks nothing by score and
     is no area under a curve, so that it must not be compared with COCO's mask mAP, which `mean_ap` is for boxes.
+
+    The F1 score, 2 TP / (2 TP + FN + FP), of the same matches is what studies of nuclei call F1 of objects; pooled and
+    at one half it is `rq`, but for pairs with an IoU of exactly one half.
 
     A predicted and a referred instance of one class can match where their IoU is at least the threshold; the largest
     number of matches counts in which each instance has at most one. Voxels that nobody annotated are treated as `pq`
@@ -38,21 +44,25 @@ class InstanceAP:
         name: Name of the metric.
         min_ious: Thresholds of IoU, each from 0.5 to below 1.
         pooled: The counts of all cases are one, else the mean over cases.
+        formula: "ap" or "f1".
 
     Raises:
-        UsageError: A threshold is out of range or missing.
+        UsageError: A threshold is out of range or missing, or there is no such formula.
     """
 
     takes = Kind.INSTANCES
     per_case = True
     higher_is_better = True
 
-    def __init__(self, *, name: str, min_ious: Sequence[float], pooled: bool) -> None:
+    def __init__(self, *, name: str, min_ious: Sequence[float], pooled: bool, formula: str = "ap") -> None:
         if not min_ious or not all(0.5 <= iou < 1 for iou in min_ious) or len(set(min_ious)) < len(min_ious):
             raise UsageError(f"{name}.min_ious needs different values from 0.5 to below 1, got {list(min_ious)}")
         self.name = name
         self.min_ious = tuple(map(float, min_ious))
+        if formula not in _WEIGHTS:
+            raise UsageError(f"{name}.formula needs {' or '.join(_WEIGHTS)}, got {formula!r}")
         self.pooled = pooled
+        self.formula = formula
 
     def rows(self, prediction: Prediction, reference: Prediction) -> list[EvidenceRow]:
         """A row for each threshold, and match, miss and false alarm of each class.
@@ -67,7 +77,6 @@ class InstanceAP:
         Raises:
             DataError: Prediction and reference are not of the same case, grid and classes, or lack instances.
         """
-        check_pair(prediction, reference)
         pair = compared(prediction, reference)
         found = []
         for min_iou in self.min_ious:
@@ -95,16 +104,16 @@ class InstanceAP:
         Raises:
             UsageError: A class is called "mean".
         """
-        counts: dict[str, dict[float, dict[str, Counter[str]]]] = {}
+        outcomes: dict[str, dict[float, dict[str, list[str]]]] = {}
         for row in rows:
             case = "" if self.pooled else row.case_id
-            at = counts.setdefault(row.label, {}).setdefault(row.threshold, {})
-            at.setdefault(case, Counter())[row.outcome] += 1
-        if MEAN in counts:
+            at = outcomes.setdefault(row.label, {}).setdefault(row.threshold, {})
+            at.setdefault(case, []).append(row.outcome)
+        if MEAN in outcomes:
             raise UsageError(f'a class is called "{MEAN}", the key of the mean over classes; rename it in the dataset')
         values = {
-            label: defined_mean(defined_mean(map(_precision, cases.values())) for cases in by_threshold.values())
-            for label, by_threshold in counts.items()
+            label: defined_mean(defined_mean(map(self._value, cases.values())) for cases in by_threshold.values())
+            for label, by_threshold in outcomes.items()
         }
         return {**values, MEAN: defined_mean(values.values())}
 
@@ -117,8 +126,13 @@ class InstanceAP:
             "unit": "fraction",
             "unit_px": "fraction",
             "empty": {"both": "undefined", "one": "0.0"},
-            "parameters": {"min_ious": list(self.min_ious), "formula": "TP / (TP + FN + FP)"},
+            "parameters": {"min_ious": list(self.min_ious), "formula": _FORMULAS[self.formula]},
         }
+
+    def _value(self, outcomes: Sequence[str]) -> float:
+        matches = _WEIGHTS[self.formula] * outcomes.count(Outcome.MATCH)
+        either = matches + outcomes.count(Outcome.MISS) + outcomes.count(Outcome.FALSE_ALARM)
+        return matches / either if either else math.nan
 
 
 def _most_matches(pair: Compared, min_iou: float) -> Bool[np.ndarray, "pairs"]:
@@ -133,9 +147,3 @@ def _most_matches(pair: Compared, min_iou: float) -> Bool[np.ndarray, "pairs"]:
     chosen = can_match.copy()
     chosen[can_match] = partner[predicted] == referred
     return chosen
-
-
-def _precision(outcomes: Counter[str]) -> float:
-    matches = outcomes[Outcome.MATCH]
-    objects = matches + outcomes[Outcome.MISS] + outcomes[Outcome.FALSE_ALARM]
-    return matches / objects if objects else math.nan

@@ -10,7 +10,7 @@ from typing import Any
 from medexp import __version__
 from medexp.core.errors import UsageError
 from medexp.core.types import EvidenceRow, Kind, Outcome, Prediction
-from medexp.metrics._matching import check_pair, compared
+from medexp.metrics._matching import compared
 from medexp.metrics._per_case import MEAN, defined_mean, empty_rule, rule_in_words
 
 # Of the sum of the matches' IoU and the numbers of matches, misses and false alarms, at least one of which is above 0.
@@ -80,7 +80,6 @@ class PanopticQuality:
         Raises:
             DataError: Prediction and reference are not of the same case, grid and classes, or lack instances.
         """
-        check_pair(prediction, reference)
         pair = compared(prediction, reference)
         outcomes = pair.outcomes(pair.same_class & (pair.overlaps.iou > self.min_iou))
         found = []

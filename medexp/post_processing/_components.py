@@ -50,6 +50,11 @@ def voxels_of(volume_mm3: float, geometry: Geometry) -> int:
     return math.ceil(volume_mm3 / geometry.voxel_volume_mm3 * _SLACK)
 
 
+def most_voxels_of(volume_mm3: float | None, geometry: Geometry) -> float:
+    """The largest number of voxels that a volume (an area in 2D) holds; infinite for None."""
+    return math.inf if volume_mm3 is None else float(math.floor(volume_mm3 / geometry.voxel_volume_mm3 / _SLACK))
+
+
 def find_components(layer: Integer[np.ndarray, "*spatial"], connectivity: str) -> Components:
     """Label the components of equal value in a layer of 2 or 3 axes."""
     contiguous = np.require(layer, requirements=["C", "W"])  # cc3d takes no read-only array

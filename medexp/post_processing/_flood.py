@@ -41,17 +41,19 @@ def flooded(
 def peaks_above(height: Float[np.ndarray, "*spatial"], h: float, connectivity: str) -> Integer[np.ndarray, "*spatial"]:
     """The peaks from which every way to a higher place descends by at least h, numbered from 1, 0 elsewhere.
 
+    Ways lead over corners, whatever the connectivity: along a slanting ridge, each step over a face would descend.
+
     Source: the h-maxima of P. Soille, Morphological Image Analysis, Springer 2003, chapter 6.
 
     Args:
         height: The landscape, 0 where there is nothing.
         h: Least height of a peak above its saddle, above 0.
-        connectivity: Of the voxels of a plateau: "faces" or "corners".
+        connectivity: Of the voxels of an object, "faces" or "corners"; parts that it tells apart have no common peak.
 
     Returns:
         The peaks; a plateau is one of them.
     """
-    reach = 3 if connectivity == "corners" else None
-    footprint = None if reach is None else np.ones((reach,) * height.ndim, dtype=np.uint8)
-    tops = h_maxima(height.astype(np.float64), float(h), footprint=footprint).astype(np.uint8)
-    return numbered(tops, connectivity)
+    cube = np.ones((3,) * height.ndim, dtype=np.uint8)
+    is_top = h_maxima(height.astype(np.float64), float(h), footprint=cube) > 0
+    parts = numbered((height > 0).astype(np.uint8), connectivity)
+    return numbered(np.where(is_top, parts, 0), "corners")

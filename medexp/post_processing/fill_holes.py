@@ -9,13 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from medexp.core.geometry import Geometry
 from medexp.core.types import Kind, Prediction
-from medexp.post_processing._components import find_components
+from medexp.post_processing._components import find_components, most_voxels_of
 from medexp.post_processing._knobs import NEIGHBOURS, check_connectivity, check_names, check_volume
 from medexp.post_processing._masks import with_layers
-
-_SLACK = 1 + 1e-6
 
 
 class FillHoles:
@@ -64,7 +61,7 @@ class FillHoles:
         Raises:
             UsageError: There is no mask, or `classes` names one that the prediction does not have.
         """
-        most = _most_voxels(self.max_volume_mm3, prediction.geometry)
+        most = most_voxels_of(self.max_volume_mm3, prediction.geometry)
         return with_layers(
             prediction, self.classes, "fill_holes", lambda layer, values: filled(layer, values, self.connectivity, most)
         )
@@ -100,12 +97,6 @@ def filled(
     places = parts.places(owner > 0)
     new.ravel()[places] = owner[parts.numbers.ravel()[places]]
     return new
-
-
-def _most_voxels(max_volume_mm3: float | None, geometry: Geometry) -> float:
-    if max_volume_mm3 is None:
-        return math.inf
-    return float(math.floor(max_volume_mm3 / geometry.voxel_volume_mm3 * _SLACK))
 
 
 def _at_border(numbers: Integer[np.ndarray, "*spatial"], count: int) -> Bool[np.ndarray, "parts"]:

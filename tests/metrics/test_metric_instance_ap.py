@@ -14,6 +14,7 @@ from test_metric_pq import line, predict, random_maps
 from medexp.core.errors import UsageError
 from medexp.core.types import EvidenceRow, Prediction
 from medexp.metrics.instance_ap import InstanceAP
+from medexp.metrics.pq import PanopticQuality
 
 CONF = Path(__file__).parents[2] / "conf" / "metrics"
 
@@ -65,6 +66,8 @@ def test_the_counts_and_the_value_are_stardists(seed):
         rows = metric(threshold).rows(*one_class)
         assert counts(rows, "plain", threshold) == (told.tp, told.fn, told.fp)
         assert metric(threshold).aggregate(rows)["plain"] == pytest.approx(told.accuracy)
+        f1 = InstanceAP(name="instance_f1", min_ious=[threshold], pooled=True, formula="f1")
+        assert f1.aggregate(rows)["plain"] == pytest.approx(told.f1)
 
 
 def test_at_exactly_one_half_the_most_pairs_match():
@@ -108,15 +111,32 @@ def test_what_nobody_annotated_does_not_count():
     assert counts(metric(0.9).rows(prediction, reference), "plain", 0.9) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("name", ["instance_ap", "instance_ap50", "instance_ap90"])
+@pytest.mark.parametrize("seed", range(6))
+def test_f1_is_the_recognition_quality_of_the_same_threshold(seed):
+    pair = random_maps(seed)
+    for pooled in (True, False):
+        f1 = InstanceAP(name="instance_f1", min_ious=[0.6137], pooled=pooled, formula="f1")
+        rq = PanopticQuality(quality="rq", min_iou=0.6137, pooled=pooled)
+        expected = rq.aggregate(rq.rows(*pair))
+        assert f1.aggregate(f1.rows(*pair)) == pytest.approx(expected, nan_ok=True)
+        assert f1.definition() != InstanceAP(name="instance_f1", min_ious=[0.6137], pooled=pooled).definition()
+
+
+@pytest.mark.parametrize("name", ["instance_ap", "instance_ap50", "instance_ap75", "instance_ap90", "instance_f1"])
 def test_option_files(name):
     config = OmegaConf.load(CONF / f"{name}.yaml")
     built = instantiate(config[name])
     assert (built.name, list(built.min_ious), built.pooled) == (name, list(config[name].min_ious), True)
     assert built.definition()["parameters"]["min_ious"] == list(config[name].min_ious)
+    assert built.formula == ("f1" if name == "instance_f1" else "ap")
 
 
 @pytest.mark.parametrize("min_ious", [[], [0.4], [1.0], [0.5, 0.5]])
 def test_thresholds_without_a_meaning_are_refused(min_ious):
     with pytest.raises(UsageError, match=r"instance_ap\.min_ious needs different values from 0\.5 to below 1"):
         InstanceAP(name="instance_ap", min_ious=min_ious, pooled=True)
+
+
+def test_a_formula_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match=r"instance_ap\.formula needs ap or f1, got 'iou'"):
+        InstanceAP(name="instance_ap", min_ious=[0.5], pooled=True, formula="iou")
