@@ -84,6 +84,8 @@ _OTHER: dict[str, Any] = {
     "dataset.derive": [],
     "dataset.integrity": "warn",
     "dataset.pin_memory": True,
+    "task.representation.n_rays": 16,
+    "task.representation.anisotropy": [1.0, 2.0],
     "parameter_groups.no_decay": ["head.*"],
     "parameter_groups.layers": ["encoder.*", "*"],
 }

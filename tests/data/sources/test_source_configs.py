@@ -14,7 +14,7 @@ NAMES = [
     "dicom", "nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "points", "medmnist", "tracks",
     "object_masks", "ellipse_pairs",
 ]  # fmt: skip
-PICTURES = ("nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "object_masks")
+PICTURES = ("nih_chest_xray", "taiwan_white_matter", "liver_lung_xray", "coco", "voc", "object_masks", "ellipse_pairs")
 FILES = {
     "dataset.json": '{"modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}}',
     "classes.json": '{"organ": 1}',
