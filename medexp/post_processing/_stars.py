@@ -97,8 +97,11 @@ class Stars:
         """Indices of the voxels that one star covers."""
         window = self._windows[1]
         last = window.within(self.reach_px[[star]])[0]
-        inside = self._gauge(window.shares[:last], np.array([star]))[:, 0] <= 1 + _SLACK
-        voxels = self.centres[star] + window.offsets[:last][inside]
+        part = slice(0, last * len(self.shape))
+        gauge = (
+            (self._inverse[star][window.shares.indices[part]] * window.shares.data[part]).reshape(last, -1).sum(axis=1)
+        )
+        voxels = self.centres[star] + window.offsets[:last][gauge <= 1 + _SLACK]
         return voxels[((voxels >= 0) & (voxels < np.array(self.shape))).all(axis=1)]
 
     def shared(

@@ -82,34 +82,38 @@ class StarPolygons:
         min_voxels = voxels_of(self.min_volume_mm3, prediction.geometry)
         stars = _stars_of(prediction, probability >= self.probability_threshold, probability)
         kept = self._survivors(stars, min_voxels)
-        numbers = _drawn(stars, kept)
+        numbers = np.zeros(stars.shape, dtype=np.int32)
+        for number, star in reversed(list(enumerate(kept, start=1))):
+            numbers[tuple(kept[star].T)] = number
         values = likely_values(prediction, numbers, min_voxels)
         found = with_instances(prediction, numbers, values, "star_polygons")
         assert found.objects is not None
-        centres = stars.centres[kept][np.array(list(values), dtype=np.int64) - 1]
+        centres = stars.centres[list(kept)][np.array(list(values), dtype=np.int64) - 1]
         scores = probability[tuple(centres.T)].astype(np.float64)
         return replace(found, objects=replace(found.objects, scores=scores))
 
-    def _survivors(self, stars: Stars, min_voxels: int) -> list[int]:
-        """The stars that are left, the surest first."""
+    def _survivors(self, stars: Stars, min_voxels: int) -> dict[int, Integer[np.ndarray, "_ dims"]]:
+        """The stars that are left, the surest first, with the voxels that each covers."""
         left = np.full(stars.shape, -1, dtype=np.int64)  # the star at each voxel that is still to be judged
         large = np.flatnonzero(stars.voxels >= min_voxels)
         left[tuple(stars.centres[large].T)] = large
-        kept = []
+        kept = {}
         for star in large.tolist():
             centre = tuple(stars.centres[star])
             if left[centre] < 0:
                 continue
-            kept.append(star)
+            kept[star] = stars.covered(star)
             left[centre] = -1
             others = _near(stars, star, left)
-            dropped = others[self._overlaps(stars, star, others) > self.nms_threshold]
+            dropped = others[self._overlaps(stars, star, kept[star], others) > self.nms_threshold]
             left[tuple(stars.centres[dropped].T)] = -1
         return kept
 
-    def _overlaps(self, stars: Stars, star: int, others: Integer[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
-        """The overlap of a star with others."""
-        shared = stars.shared(others, stars.covered(star))
+    def _overlaps(
+        self, stars: Stars, star: int, covered: Integer[np.ndarray, "v dims"], others: Integer[np.ndarray, "m"]
+    ) -> Float[np.ndarray, "m"]:
+        """The overlap of a star, which covers some voxels, with others."""
+        shared = stars.shared(others, covered)
         if self.overlap == "smaller":
             overlaps: np.ndarray = shared / np.minimum(stars.voxels[star], stars.voxels[others])
         else:
@@ -142,11 +146,3 @@ def _near(stars: Stars, star: int, left: Integer[np.ndarray, "*spatial"]) -> Int
     others = around[around >= 0]
     away_px = np.linalg.norm(stars.centres[others] - centre, axis=1)
     return others[away_px <= reach_px + stars.reach_px[others]]
-
-
-def _drawn(stars: Stars, kept: list[int]) -> Integer[np.ndarray, "*spatial"]:
-    """The number of the surest star that covers each voxel, from 1 in the order of the stars; 0 where there is none."""
-    numbers = np.zeros(stars.shape, dtype=np.int32)
-    for number in range(len(kept), 0, -1):
-        numbers[tuple(stars.covered(kept[number - 1]).T)] = number
-    return numbers
