@@ -17,7 +17,8 @@ EXAMPLE = Example(
     perfect=_perfect,
     step={"star_polygons": {"min_volume_mm3": 20.0}},
     least_iou=0.85,  # a polyhedron with 96 corners lies inside of the ball whose border they are on
-    others={"n_rays": 16, "anisotropy": [1.0, 2.0], "probability_weight": 3.0, "distance_weight": 1.0},
+    knobs={"distance_weight": 1.0},
+    others={"n_rays": 16, "anisotropy": [1.0, 2.0], "probability_weight": 3.0, "distance_weight": 0.2},
     wrong=(
         ("n_rays", 2, "n_rays needs at least 3 in 2D, got 2"),
         ("anisotropy", [1.0, 1.0, 1.0], "anisotropy needs 2 values above 0"),
