@@ -30,6 +30,7 @@ class Kind(StrEnum):
     PROBABILITIES = "probabilities"
     BORDERS = "probabilities with borders"
     DISTANCES = "probabilities with distances"
+    EMBEDDINGS = "probabilities with embeddings"
     DENSITY = "density"
     MASK = "mask"
     INSTANCES = "instances"
@@ -38,7 +39,7 @@ class Kind(StrEnum):
 
 
 # Kinds of what still has probabilities of classes, alone or beside maps that tell objects apart.
-SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES)
+SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES, Kind.EMBEDDINGS)
 
 
 def holds(final: Kind) -> tuple[Kind, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +285,7 @@ def test_one_image_is_learned_by_heart(name, dims, tmp_path):
     torch.manual_seed(0)
     levels = {"filters": [16, 32, 64], "strides": [1, 2, 2], "kernel_size": [3, 3, 3], "deep_supervision_levels": 0}
     model = build_model(
-        lambda **given: dynunet(norm="instance", residual=False, dropout=None, **levels, **given),
+        partial(dynunet, norm="instance", residual=False, dropout=None, **levels),
         spatial_dims=dims, in_channels=1, heads=task.heads, image_size=shape,
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
