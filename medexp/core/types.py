@@ -31,6 +31,7 @@ class Kind(StrEnum):
     BORDERS = "probabilities with borders"
     DISTANCES = "probabilities with distances"
     EMBEDDINGS = "probabilities with embeddings"
+    FLOWS = "probabilities with flows"
     DENSITY = "density"
     MASK = "mask"
     INSTANCES = "instances"
@@ -39,7 +40,7 @@ class Kind(StrEnum):
 
 
 # Kinds of what still has probabilities of classes, alone or beside maps that tell objects apart.
-SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES, Kind.EMBEDDINGS)
+SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES, Kind.EMBEDDINGS, Kind.FLOWS)
 
 
 def holds(final: Kind) -> tuple[Kind, ...]:
