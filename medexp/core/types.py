@@ -32,6 +32,7 @@ class Kind(StrEnum):
     DISTANCES = "probabilities with distances"
     EMBEDDINGS = "probabilities with embeddings"
     FLOWS = "probabilities with flows"
+    OFFSETS = "probabilities with offsets"
     DENSITY = "density"
     MASK = "mask"
     INSTANCES = "instances"
@@ -40,7 +41,7 @@ class Kind(StrEnum):
 
 
 # Kinds of what still has probabilities of classes, alone or beside maps that tell objects apart.
-SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES, Kind.EMBEDDINGS, Kind.FLOWS)
+SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES, Kind.EMBEDDINGS, Kind.FLOWS, Kind.OFFSETS)
 
 
 def holds(final: Kind) -> tuple[Kind, ...]:
