@@ -25,15 +25,16 @@ class HoverWatershed:
     The foreground are the voxels whose classes together are at least as likely as `foreground_threshold`. Each map of
     offsets is scaled to a largest value of 1 there, since on another grid than the network's it is stretched, and is 0
     outside. Its derivative along its own axis, smoothed with a Gaussian, tells how far it falls: the edge at a voxel is
-    the steepest of these falls, as a share of that of a step from 1 to -1. Seeds are the connected parts of the
-    foreground whose edge is below `edge_threshold`; from them a watershed floods the foreground, small edges first. A
-    part of the foreground without a seed is one object. An object's class is the one with the highest mean probability
-    inside it, and this mean is its score.
+    the sum of these falls, as a share of that of a step from 1 to -1. Seeds are the connected parts of the foreground
+    whose edge is below `edge_threshold`; from them a watershed floods the foreground, small edges first. A part of the
+    foreground without a seed is one object. An object's class is the one with the highest mean probability inside it,
+    and this mean is its score.
 
     Source: S. Graham et al., HoVer-Net: simultaneous segmentation and classification of nuclei in multi-tissue
-    histology images, Medical Image Analysis 58 (2019), section 3.2. There the derivative is a Sobel kernel of 21
-    pixels, which smooths as a Gaussian of 2.2 pixels, scaled by its smallest and largest value in the image; here it
-    has a meaning of its own, so that a threshold does not depend on what else lies in the image.
+    histology images, Medical Image Analysis 58 (2019), section 3.2. There the edge is the larger of both falls, which
+    is small where a border runs at a slant: the sum is the same in each direction. The derivative there is a Sobel
+    kernel of 21 pixels, which smooths as a Gaussian of 2.2 pixels, scaled by its smallest and largest value in the
+    image; here it has a meaning of its own, so that a threshold does not depend on what else lies in the image.
 
     Args:
         foreground_threshold: Probability from which on a voxel belongs to an object, above 0 and up to 1.
@@ -55,8 +56,8 @@ class HoverWatershed:
         self,
         *,
         foreground_threshold: float = 0.5,
-        sigma_px: float = 2.0,
-        edge_threshold: float = 0.4,
+        sigma_px: float = 1.0,
+        edge_threshold: float = 0.3,
         connectivity: str = "faces",
         min_seed_mm3: float = 0.0,
         min_volume_mm3: float = 0.0,
@@ -105,5 +106,5 @@ def _edge(
             scaled = np.where(foreground, np.clip(offset / largest, -1, 1), 0)
             order = [int(each == axis) for each in range(foreground.ndim)]
             slope = gaussian_filter(scaled, sigma_px, order=order, mode="nearest")
-            edge = np.maximum(edge, -slope / of_a_step)
+            edge += np.maximum(-slope / of_a_step, 0)
     return np.minimum(edge, 1)

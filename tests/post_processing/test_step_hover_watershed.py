@@ -28,14 +28,14 @@ def predicted(**fields):
 
 
 def test_objects_meet_where_the_offsets_fall():
-    assert np.array_equal(HoverWatershed(sigma_px=1.0)(predicted()).instances, halves()[0])
+    assert np.array_equal(HoverWatershed()(predicted()).instances, halves()[0])
 
 
 @pytest.mark.parametrize("factors", [(0.3, 0.3), (4.0, 1.0)])
 def test_how_long_the_offsets_are_does_not_matter(factors):
     ids, offsets = halves()
     prediction = predict((ids > 0) * 0.8, {"hover": offsets * np.array(factors)[:, None, None]})
-    assert np.array_equal(HoverWatershed(sigma_px=1.0)(prediction).instances, ids)
+    assert np.array_equal(HoverWatershed()(prediction).instances, ids)
 
 
 def test_the_edge_is_one_at_a_fall_from_1_to_minus_1_and_half_at_one_to_0():
@@ -50,19 +50,26 @@ def test_the_edge_is_one_at_a_fall_from_1_to_minus_1_and_half_at_one_to_0():
     assert HoverWatershed(edge_threshold=0.4)(half).instances.max() == 2
 
 
+def test_borders_that_run_at_a_slant_part_objects_as_straight_ones_do():
+    rows, columns = np.mgrid[:40, :40] - 19.5
+    side = np.where(rows + columns < 0, 1.0, -1.0)
+    prediction = predict(np.ones((40, 40)), {"hover": np.stack([side, side])})
+    assert HoverWatershed(edge_threshold=0.9)(prediction).instances.max() == 2
+
+
 def test_offsets_that_fall_along_another_axis_than_their_own_part_nothing():
     ids, offsets = halves()
     across = offsets[::-1].copy()
-    assert HoverWatershed(sigma_px=1.0)(predict((ids > 0) * 0.8, {"hover": across})).instances.max() == 1
+    assert HoverWatershed()(predict((ids > 0) * 0.8, {"hover": across})).instances.max() == 1
 
 
 def test_too_much_smoothing_and_too_high_a_threshold_join_objects():
     assert HoverWatershed(sigma_px=8.0)(predicted()).instances.max() == 1
-    assert HoverWatershed(sigma_px=1.0, edge_threshold=1.0)(predicted()).instances.max() == 1
+    assert HoverWatershed(edge_threshold=1.0)(predicted()).instances.max() == 1
 
 
 def test_seeds_may_be_too_small_and_join_over_corners():
-    assert HoverWatershed(sigma_px=1.0, min_seed_mm3=82.0)(predicted()).instances.max() == 1
+    assert HoverWatershed(min_seed_mm3=82.0)(predicted()).instances.max() == 1
     foreground = np.array([[0.9, 0.0], [0.0, 0.9]])
     prediction = predict(foreground, {"hover": np.zeros((2, 2, 2))})
     assert HoverWatershed()(prediction).instances.max() == 2

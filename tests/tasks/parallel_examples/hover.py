@@ -12,7 +12,7 @@ def _perfect(targets: dict[str, Tensor]) -> dict[str, Tensor]:
 EXAMPLE = Example(
     name="hover",
     perfect=_perfect,
-    step={"hover_watershed": {"sigma_px": 1.0}},
+    step={"hover_watershed": {}},
     others={"weight": 2.0, "gradient_weight": 1.0},
     wrong=(
         ("weight", 0.0, "weight needs a value above 0, got 0.0"),
