@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
-from torch.nn.functional import conv2d, conv3d
+from torch.nn.functional import conv2d
 
 from medexp.core.errors import UsageError
 from medexp.core.types import Kind
@@ -25,16 +25,18 @@ class Hover(Representation):
     Source: S. Graham et al., HoVer-Net: simultaneous segmentation and classification of nuclei in multi-tissue
     histology images, Medical Image Analysis 58 (2019): the mean squared error of the maps, with a factor of 1, and, of
     those voxels that lie in objects, of the derivative of each map along its own axis, with a factor of 2. The
-    derivative is the authors' code's: a kernel of 5 voxels a side with the weights x_i / |x|^2. In 3D its sum is
-    scaled so that a slope gives what it gives in 2D.
+    derivative is the authors' code's: a kernel of 5 pixels a side with the weights x_i / |x|^2.
+
+    It is for images, as published: in volumes where objects touch on many sides the fall of perfect maps did not close
+    around each of them.
 
     Args:
-        spatial_dims: 2 or 3.
+        spatial_dims: 2.
         weight: Factor on the mean squared error over the components of all annotated voxels.
         gradient_weight: Factor on that of the derivatives; 0 leaves it out.
 
     Raises:
-        UsageError: A number is out of range.
+        UsageError: The data are volumes, or a number is out of range.
     """
 
     gives = Kind.OFFSETS
@@ -42,6 +44,11 @@ class Hover(Representation):
 
     def __init__(self, *, spatial_dims: int, weight: float, gradient_weight: float) -> None:
         super().__init__()
+        if spatial_dims != 2:
+            raise UsageError(
+                f"task.representation hover needs images of 2 axes, got spatial_dims={spatial_dims}; for volumes "
+                "choose task/representation=flow or another"
+            )
         if not weight > 0:
             raise UsageError(f"task.representation.weight needs a value above 0, got {weight}")
         if not gradient_weight >= 0:
@@ -88,11 +95,8 @@ def _offsets(instances: Integer[np.ndarray, "*spatial"]) -> Float[np.ndarray, "d
     return maps
 
 
-def _derivatives(maps: Float[Tensor, "batch dims *spatial"]) -> Float[Tensor, "batch dims *spatial"]:
+def _derivatives(maps: Float[Tensor, "batch 2 *spatial"]) -> Float[Tensor, "batch 2 *spatial"]:
     """The derivative of map i along axis i, times 12; outside the image the maps are 0."""
-    dims = maps.shape[1]
-    places = torch.stack(torch.meshgrid(*[torch.arange(-2.0, 3.0)] * dims, indexing="ij"))
+    places = torch.stack(torch.meshgrid(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0), indexing="ij"))
     kernels = places / (places**2).sum(dim=0).clamp(min=1)
-    kernels = 12 * kernels / (kernels * places)[0].sum()
-    convolve = conv2d if dims == 2 else conv3d
-    return convolve(maps, kernels[:, None].to(maps), padding=2, groups=dims)
+    return conv2d(maps, kernels[:, None].to(maps), padding=2, groups=2)

@@ -13,6 +13,7 @@ EXAMPLE = Example(
     name="hover",
     perfect=_perfect,
     step={"hover_watershed": {}},
+    dims=(2,),
     others={"weight": 2.0, "gradient_weight": 1.0},
     wrong=(
         ("weight", 0.0, "weight needs a value above 0, got 0.0"),
