@@ -26,6 +26,8 @@ class MutexWatershed:
     the voxels whose classes together are at least as likely as `foreground_threshold`. An object's class is the one
     with the highest mean probability inside it, and this mean is its score.
 
+    Where affinities are not sure, fragments of few voxels remain apart; `min_volume_mm3` leaves them out.
+
     On another grid than the network's the offsets are turned and stretched. A neighbour then is the one along the axis
     that the turned offset lies along; offsets to far voxels are rounded, and left out where nothing remains of them.
 

@@ -30,6 +30,7 @@ OBJECTS = (
     "embedding_clusters",
     "flow_tracking",
     "hover_watershed",
+    "mutex_watershed",
     "peak_watershed",
     "peaks",
 )

@@ -17,7 +17,7 @@ def _perfect(targets: dict[str, Tensor]) -> dict[str, Tensor]:
 EXAMPLE = Example(
     name="affinity",
     perfect=_perfect,
-    step={"mutex_watershed": {}},
+    step={"mutex_watershed": {"min_volume_mm3": 10.0}},
     others={"long_range_px": [3, 5], "diagonals": False, "criterion": "bce", "weight": 2.0},
     wrong=(
         ("long_range_px", [], "long_range_px needs a list of whole numbers from 2 on"),
