@@ -30,6 +30,10 @@ class Kind(StrEnum):
     PROBABILITIES = "probabilities"
     BORDERS = "probabilities with borders"
     DISTANCES = "probabilities with distances"
+    EMBEDDINGS = "probabilities with embeddings"
+    FLOWS = "probabilities with flows"
+    OFFSETS = "probabilities with offsets"
+    AFFINITIES = "probabilities with affinities"
     STARS = "probabilities with star distances"
     DENSITY = "density"
     MASK = "mask"
@@ -39,7 +43,16 @@ class Kind(StrEnum):
 
 
 # Kinds of what still has probabilities of classes, alone or beside maps that tell objects apart.
-SOFT = (Kind.PROBABILITIES, Kind.BORDERS, Kind.DISTANCES, Kind.STARS)
+SOFT = (
+    Kind.PROBABILITIES,
+    Kind.BORDERS,
+    Kind.DISTANCES,
+    Kind.EMBEDDINGS,
+    Kind.FLOWS,
+    Kind.OFFSETS,
+    Kind.AFFINITIES,
+    Kind.STARS,
+)
 
 
 def holds(final: Kind) -> tuple[Kind, ...]:

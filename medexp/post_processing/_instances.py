@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from medexp.core.errors import UsageError
 from medexp.core.objects import Objects
@@ -29,6 +29,26 @@ def check_exclusive(prediction: Prediction, step: str) -> None:
             f"{step} in case {prediction.case_id} needs exclusive classes, and the task's regions overlap; instances "
             "have one layer"
         )
+
+
+def foreground_of(prediction: Prediction, threshold: float, step: str) -> Bool[np.ndarray, "*spatial"]:
+    """The voxels that belong to an object: those whose classes together are at least as likely as a threshold.
+
+    Args:
+        prediction: What a task decoded, with exclusive classes.
+        threshold: The least probability.
+        step: Name of the step, for errors.
+
+    Returns:
+        The foreground.
+
+    Raises:
+        UsageError: The classes overlap, or there are no probabilities.
+        DataError: The probabilities do not fit the classes, or hold nan.
+    """
+    check_exclusive(prediction, step)
+    soft = probabilities_of(prediction, 1 + len(prediction.classes), step)
+    return np.asarray(soft[1:].sum(axis=0) >= threshold)
 
 
 def with_instances(

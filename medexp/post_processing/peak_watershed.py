@@ -7,9 +7,9 @@ import numpy as np
 from medexp.core.types import Kind, Prediction
 from medexp.post_processing._components import voxels_of
 from medexp.post_processing._flood import flooded, peaks_above
-from medexp.post_processing._instances import check_exclusive, likely_values, with_instances
+from medexp.post_processing._instances import foreground_of, likely_values, with_instances
 from medexp.post_processing._knobs import check_connectivity, check_positive, check_probability, check_volume
-from medexp.post_processing._masks import map_of, probabilities_of
+from medexp.post_processing._masks import map_of
 
 _REMEDY = "choose task=instance/parallel task/representation=distance"
 
@@ -65,9 +65,7 @@ class PeakWatershed:
             UsageError: There are no probabilities, or the classes overlap.
             DataError: There is no such map of one channel, or a map holds nan.
         """
-        check_exclusive(prediction, "peak_watershed")
-        soft = probabilities_of(prediction, 1 + len(prediction.classes), "peak_watershed")
-        foreground = soft[1:].sum(axis=0) >= self.foreground_threshold
+        foreground = foreground_of(prediction, self.foreground_threshold, "peak_watershed")
         height = np.where(foreground, map_of(prediction, "distance", 1, "peak_watershed", _REMEDY)[0], 0)
         numbers = flooded(height, peaks_above(height, self.h, self.connectivity), foreground, self.connectivity)
         values = likely_values(prediction, numbers, voxels_of(self.min_volume_mm3, prediction.geometry))

@@ -24,7 +24,18 @@ from medexp.post_processing.threshold import Threshold
 
 CONF = Path(__file__).parents[2] / "conf" / "post_processing"
 # Steps that make objects have tests of their own.
-OBJECTS = ("border_watershed", "components", "distance_watershed", "peak_watershed", "peaks", "star_polygons")
+OBJECTS = (
+    "border_watershed",
+    "components",
+    "distance_watershed",
+    "embedding_clusters",
+    "flow_tracking",
+    "hover_watershed",
+    "mutex_watershed",
+    "peak_watershed",
+    "peaks",
+    "star_polygons",
+)
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in OBJECTS)
 # Values that change what comes out, where that is not the half of the default.
 OTHER: dict[str, dict[str, Any]] = {

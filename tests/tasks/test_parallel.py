@@ -48,8 +48,14 @@ def task_of(name: str, dims: int = 2, *, labels: Mapping[int, str] = LABELS, **c
     return instantiate(config.task, "task", offered={"spatial_dims": dims}, labels=dict(labels))
 
 
+def skip_without_library(name: str) -> None:
+    if EXAMPLES[name].needs:
+        pytest.importorskip(EXAMPLES[name].needs)
+
+
 def chain_of(name: str, task: ParallelInstances) -> Chain:
     ((step, knobs),) = EXAMPLES[name].step.items()
+    skip_without_library(name)
     config = OmegaConf.merge(OmegaConf.load(CONF / "post_processing" / f"{step}.yaml"), dict(knobs))
     return Chain([instantiate(config, step)], takes=task.gives, gives=task.judged)
 
@@ -258,6 +264,7 @@ def test_instances_are_needed(name):
 @each
 def test_an_experiment_trains_and_is_judged_also_without_any_object(name, tmp_path):
     ((step, _),) = EXAMPLES[name].step.items()
+    skip_without_library(name)
     config = medexp.compose(
         None,
         [

@@ -24,6 +24,7 @@ class Example:
         others: For each knob another value that changes a target or the loss.
         wrong: A value of a knob that is refused, and a part of the error, for each.
         least_iou: What perfect maps reach at least, on the grid of the network and on another.
+        needs: A module without which the step does not run; what needs the step is skipped then.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Example:
     dims: tuple[int, ...] = (2, 3)
     knobs: Mapping[str, Any] = field(default_factory=dict)
     least_iou: float = 0.9
+    needs: str | None = None
 
 
 def examples() -> list[Example]:
