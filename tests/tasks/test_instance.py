@@ -48,6 +48,20 @@ def test_split_learns_what_semantic_segmentation_learns():
     assert target["semantic"].tolist() == [[[1, 1, 1, 1, 2, 2, 0, 0]] + [[1, 1, 1, 1, 2, 2, 0, 1]] * 2]
 
 
+@pytest.mark.parametrize("ignore_index", [None, 7])
+def test_of_objects_that_touch_the_inside_may_be_learned_alone(ignore_index):
+    instances = np.zeros((7, 12), np.int32)
+    instances[1:6, 1:6], instances[1:6, 6:9], instances[1:6, 9:] = 1, 2, 3
+    target = split(border_px=1.0, ignore_index=ignore_index).sample_targets(annotated(instances, (2, 2, 7)))
+    inside = np.zeros((7, 12), np.int16)
+    inside[2:5, 2:5], inside[2:5, 7:8] = 1, 1
+    if ignore_index is None:
+        inside[2:5, 10:] = 2  # the edge of the image is no border
+    else:
+        inside[1:6, 9:] = -1
+    assert np.array_equal(target["semantic"][0], inside)
+
+
 def test_heads_and_kinds():
     assert split().heads == {"semantic": 3}
     assert (split().gives, split().judged) == (Kind.PROBABILITIES, Kind.INSTANCES)
@@ -111,6 +125,7 @@ def test_annotations_that_do_not_fit_are_refused():
     [
         ({"regions": {"all": [2, 7]}}, r"set task\.regions=null"),
         ({"softmax": False, "sigmoid": True}, "exclusive classes softmax"),
+        ({"border_px": 0.5}, r"task\.border_px needs 0 or a value >= 1, got 0\.5"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(knobs, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import edt
 import numpy as np
 import torch
 from jaxtyping import Bool, Integer
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from medexp.core.errors import UsageError
 from medexp.core.types import UNANNOTATED, Kind
+from medexp.tasks._borders import border_of
 from medexp.tasks.representations.base import Representation
 
 HEAD = "border"
@@ -53,8 +53,7 @@ class Boundary(Representation):
 
     def targets(self, instances: Integer[np.ndarray, "*spatial"]) -> dict[str, Tensor]:
         """Class index of each voxel under "border": 0 background, 1 inside, 2 border."""
-        distance_px = edt.edt(np.ascontiguousarray(instances))  # to the next voxel of another id
-        border = (instances > 0) & (distance_px <= self.width_px * (1 + 1e-6))
+        border = border_of(instances, self.width_px)
         classes = np.where(border, BORDER, np.where(instances > 0, INSIDE, BACKGROUND)).astype(np.int16)
         return {HEAD: torch.from_numpy(classes)[None]}
 
