@@ -23,6 +23,8 @@ from platformdirs import user_cache_path, user_data_path
 
 from medexp.cli.checks import check_options, check_overrides, check_sweep
 from medexp.cli.experiment_file import Experiment, check_keys, read_experiment
+from medexp.cli.methods import KEY as METHOD
+from medexp.cli.methods import spelt_out
 from medexp.cli.overrides import Sweep, axes_of, is_hydras, parse
 from medexp.cli.places import INNER_GROUPS, conf_folder, find_experiment, groups, key_of, option_names
 from medexp.cli.steps import whole_steps
@@ -123,7 +125,7 @@ class Composer:
 
     def hydra_overrides(self) -> list[str]:
         """All overrides that Hydra needs: search path, experiment, study, the user's folders, then the user's own."""
-        return [*self._fixed(), *self.sweep.typed]
+        return [*self._fixed(), *self._spelt_out(self.sweep.typed)]
 
     def search_path(self) -> list[str]:
         """The override that makes Hydra look into the user's own folder of options, if there is one."""
@@ -155,7 +157,14 @@ class Composer:
                 Singleton._instances.pop(kind, None)
             Singleton._instances.update(before)
 
+    def _spelt_out(self, job: Sequence[str]) -> list[str]:
+        """The overrides of a job with those of its method."""
+        if self.experiment is None:
+            return spelt_out(job, {}, None)
+        return spelt_out(job, self.experiment.methods, self.experiment.path)
+
     def _compose(self, job: Sequence[str]) -> DictConfig:
+        job = self._spelt_out(job)
         sweep = parse(job)
         check_options(sweep, self.experiment, self.groups, folders=self.conf)
         chosen = tuple(item for item, override in _pairs(sweep) if self._is_option(override))
@@ -231,7 +240,7 @@ class Composer:
 
     def _n_folds(self, typed: Sequence[str]) -> int:
         """Number of folds of the split, which must be one, whatever is swept."""
-        of_data = [item for item in typed if item.lstrip("+").startswith("dataset")]
+        of_data = [item for item in typed if item.lstrip("+").startswith(("dataset", f"{METHOD}="))]
         with self.hydra():
             found = {_folds_of(self._compose(job)) for job in parse(of_data).jobs()}
         n_folds = next(iter(found))

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from medexp.cli.methods import read_methods
 from medexp.cli.places import experiment_name, key_of
 from medexp.core.errors import UsageError, did_you_mean
 
@@ -24,6 +25,7 @@ _NOT_HERE = {
     "options": "which medexp fills in with the chosen options; remove it",
     "axes": "which medexp fills in with the overrides of each run; remove it",
     "trial": "which medexp fills in with the number of each trial of a search; remove it",
+    "method": "which chooses one of the methods; give it on the command line, or sweep it",
     "hydra": "which has no effect in an experiment; give it on the command line, e.g. hydra.verbose=true",
 }
 
@@ -38,6 +40,7 @@ class Experiment:
         choices: Option of each group that it chooses.
         inline: Whole objects by group, given with their own `_target_`.
         sweep: What it sweeps, as overrides of a command line.
+        methods: Overrides of each method that it names.
         body: All other values.
     """
 
@@ -46,6 +49,7 @@ class Experiment:
     choices: dict[str, Any]
     inline: dict[str, dict[str, Any]]
     sweep: tuple[str, ...]
+    methods: dict[str, tuple[str, ...]]
     body: dict[str, Any]
 
     @property
@@ -65,20 +69,24 @@ def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
         Its parts.
 
     Raises:
-        UsageError: It is no mapping, an entry of its defaults names no group, a key is no plain name, or its sweep is
-            no mapping of lists.
+        UsageError: It is no mapping, an entry of its defaults names no group, a key is no plain name, or its sweep or
+            its methods are no mapping of lists.
     """
     known = list(groups)
     body = _read_mapping(path)
     choices = dict(_choices(body.pop("defaults", []), known, path))
     sweep = tuple(_sweep(body.pop("sweep", {}), path))
+    methods = read_methods(body.pop("methods", {}), path)
     chain = choices.pop(_CHAIN, body.get(_CHAIN))
     if chain is not None and not isinstance(chain, dict):
         body[_CHAIN] = {"steps": chain if isinstance(chain, list) else [chain]}
     inline = dict(_inline(body, choices, known, path))
     for group in inline:
         body = _without(body, group.split("/"))
-    return Experiment(path=path, name=experiment_name(path), choices=choices, inline=inline, sweep=sweep, body=body)
+    name = experiment_name(path)
+    return Experiment(
+        path=path, name=name, choices=choices, inline=inline, sweep=sweep, methods=methods, body=body
+    )
 
 
 def _sweep(axes: Any, path: Path) -> Iterator[str]:

@@ -91,6 +91,7 @@ RULES: Mapping[str, Rule] = {
     "retry": _one_of("interrupted", "failed"),
     # YAML reads a bare off as false.
     "preflight": Rule("full or build or off", lambda value: value in ("full", "build", "off") or value is False),
+    "method": _NULL | _TEXT,
     "study": _TEXT,
     "paths.runs": _TEXT,
     "paths.cache": _TEXT,

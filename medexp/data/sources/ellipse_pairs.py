@@ -67,13 +67,13 @@ class EllipsePairs:
         n_cases: int,
         shape: Sequence[int],
         n_pairs: Sequence[int] = (4, 9),
-        radius_px: Sequence[float] = (10.0, 22.0),
+        radius_px: Sequence[float] = (12.0, 28.0),
         oblique: float = 0.5,
         off_centre: float = 0.2,
         brightness: Sequence[float] = (0.3, 0.8),
-        contrast: float = 0.1,
-        blur_px: float = 1.5,
-        noise: float = 0.08,
+        contrast: float = 0.2,
+        blur_px: float = 1.0,
+        noise: float = 0.05,
         seed: int = 0,
     ) -> None:
         check_grid(self.name, spatial_dims=2, n_cases=n_cases, shape=shape, spacing_mm=(1.0, 1.0))
