@@ -84,9 +84,7 @@ def read_experiment(path: Path, groups: Iterable[str]) -> Experiment:
     for group in inline:
         body = _without(body, group.split("/"))
     name = experiment_name(path)
-    return Experiment(
-        path=path, name=name, choices=choices, inline=inline, sweep=sweep, methods=methods, body=body
-    )
+    return Experiment(path=path, name=name, choices=choices, inline=inline, sweep=sweep, methods=methods, body=body)
 
 
 def _sweep(axes: Any, path: Path) -> Iterator[str]:

@@ -18,9 +18,9 @@ from medexp.tasks.semantic import HEAD, SemanticSegmentation
 class InstanceSplit(SemanticSegmentation):
     """Semantic classes whose connected parts become the instances; objects of a class that touch become one.
 
-    The network learns what it learns for `SemanticSegmentation`; what is judged are instances. Where objects touch, it may
-    learn their inside alone: what lies within `border_px` of another object or of the background is background to it, so
-    that its objects come apart, and smaller by so much.
+    The network learns what it learns for `SemanticSegmentation`; what is judged are instances. Where objects touch, it
+    may learn their inside alone: what lies within `border_px` of another object or of the background is background to
+    it, so that its objects come apart, and smaller by so much.
 
     Args:
         labels: Name of each label id of the dataset; 0 is the background.
