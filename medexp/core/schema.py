@@ -128,6 +128,7 @@ OPTIONAL_RULES: Mapping[str, Rule] = {
     "dataset.split.seed": _whole(0),
     "dataset.split.n_train": _NULL | _whole(1),
     "dataset.split.draw": _whole(0),
+    "dataset.split.gap": _whole(0),
     "dataset.split.stratify": _NULL | _one_of("label", "presence", "load"),
     "dataset.split.stratify_classes": _NULL | _TEXTS,
     "dataset.split.stratify_quantiles": _whole(2),

@@ -3,6 +3,7 @@
 from medexp.data.splits.given_lists import GivenLists
 from medexp.data.splits.hold_out import HoldOut
 from medexp.data.splits.k_fold import KFold
+from medexp.data.splits.later_frames import LaterFrames
 from medexp.data.splits.leave_one_group_out import LeaveOneGroupOut
 from medexp.data.splits.parts import Parts, Split
 from medexp.data.splits.prescribed import Prescribed
@@ -14,6 +15,7 @@ __all__ = [
     "HoldOut",
     "KFold",
     "Known",
+    "LaterFrames",
     "LeaveOneGroupOut",
     "Parts",
     "Prescribed",
