@@ -87,6 +87,7 @@ def draw_case(
         errors=errors,
         channel=arguments.channel,
         cuts=Cuts(arguments.layout, slices=arguments.slices, axis=arguments.axis, index=arguments.index),
+        ids=not arguments.no_ids,
     )
     return draw_overlay(image, prediction, reference, folder, drawing=drawing)
 
@@ -147,4 +148,5 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
     add("--axis", type=int, choices=(0, 1, 2), help="the axis that a montage or a slice cuts (default: widest voxels)")
     add("--index", type=int, metavar="N", help="where a slice is cut (default: where most foreground is)")
     add("--slices", type=int, default=12, metavar="N", help="how many a montage has at most (default: 12)")
+    add("--no-ids", action="store_true", help="instances without their ids")
     add("--channel", type=int, default=0, metavar="N", help="the image channel that is shown (default: 0)")
