@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
 import numpy as np
@@ -43,13 +43,17 @@ class Neighbours:
         Args:
             ids: Ids of objects, 0 where there is none.
         """
-        for identity in np.unique(ids[ids > 0]).tolist():
-            self._touching.setdefault(identity, set())
+        self.know(np.unique(ids[ids > 0]).tolist())
         for one, other in _touching_pairs(ids):
             self._touching[one].add(other)
             self._touching[other].add(one)
         for one, other in _near_pairs(ids):
             self.add_near(one, other)
+
+    def know(self, identities: Iterable[int]) -> None:
+        """Say which objects there are, whether or not they are seen beside others."""
+        for identity in identities:
+            self._touching.setdefault(identity, set())
 
     def add_near(self, one: int, other: int) -> None:
         """Say that two objects should rather not look alike."""

@@ -125,11 +125,11 @@ class Area:
         plane[self.row : self.row + rows, self.column : self.column + columns][self.inside] = value
 
     @property
-    def middle(self) -> tuple[float, float]:
+    def middle(self) -> Float[np.ndarray, "2"]:
         """Column and row of the middle of its pixel that is nearest to its centre."""
         pixels = np.argwhere(self.inside)
         row, column = pixels[((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
-        return self.column + float(column) + 0.5, self.row + float(row) + 0.5
+        return np.array([self.column + column + 0.5, self.row + row + 0.5])
 
     def outlines(self) -> list[Float[np.ndarray, "_ 2"]]:
         """Closed lines of (column, row), halfway between the pixels inside and outside, along the image's edge there.

@@ -30,8 +30,10 @@ def write_id(axes: Axes, identity: int, middle: Float[np.ndarray, "2"], extent: 
     text = str(identity)
     if extent[0] * points < _DIGIT_WIDTH * _ID_PT * len(text) or extent[1] * points < _DIGIT_HEIGHT * _ID_PT:
         return
+    column, row = middle.tolist()
     axes.text(
-        *middle,
+        column,
+        row,
         text,
         ha="center",
         va="center",

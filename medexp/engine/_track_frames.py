@@ -1,0 +1,163 @@
+"""The picture of one frame of a tracked sequence: image, outlines, trails, ids, and a line of words below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import find_objects
+
+from medexp.engine._overlay_layout import bar_length
+from medexp.engine._track_scene import Scene
+from medexp.engine._track_trails import Point, Trails
+
+TINT = 0.25
+GREYS = 64
+_FAINTEST = 0.2
+_LINE_PX = 2
+_DOT_PX = 2
+_FONT = ImageFont.load_default(size=11)
+# Baseline of an id above the dot in the centre.
+_ABOVE_PX = 4
+STRIP_PX = 18
+_MARGIN_PX = 4
+_LONGEST_BAR = 0.25
+
+
+@dataclass(frozen=True)
+class FramePainter:
+    """Draws frames of a sequence, all in one way.
+
+    Attributes:
+        scene: Where voxels lie in the picture.
+        trails: Colours, centres and ways of the tracks.
+        window: Intensities that are black and white.
+        trail_frames: For how many frames a step of a track is seen, fainter with each.
+        ids: Whether objects have their id written at their centre, where it finds room.
+    """
+
+    scene: Scene
+    trails: Trails
+    window: tuple[float, float]
+    trail_frames: int
+    ids: bool
+
+    def frame(
+        self, number: int, ids: Integer[np.ndarray, "*spatial"], pixels: Float[np.ndarray, "*spatial"] | None
+    ) -> Image.Image:
+        """The picture of a frame.
+
+        Args:
+            number: Its number.
+            ids: Ids of tracks, 0 where there is none.
+            pixels: The image, or None, which is black.
+
+        Returns:
+            An RGB picture, higher than the scene by `STRIP_PX`.
+        """
+        steps = self.trails.lately(number, self.trail_frames)
+        return self._drawn(number, ids, pixels, [(step.start, step.end, step.track, share) for step, share in steps])
+
+    def still(
+        self, number: int, ids: Integer[np.ndarray, "*spatial"], pixels: Float[np.ndarray, "*spatial"] | None
+    ) -> Image.Image:
+        """The picture of a frame with all steps that tracks made up to it, none of them faded; see `frame`."""
+        steps = [step for step in self.trails.steps if step.frame <= number]
+        return self._drawn(number, ids, pixels, [(step.start, step.end, step.track, 1.0) for step in steps])
+
+    def _drawn(
+        self,
+        number: int,
+        ids: Integer[np.ndarray, "*spatial"],
+        pixels: Float[np.ndarray, "*spatial"] | None,
+        lines: list[tuple[Point, Point, int, float]],
+    ) -> Image.Image:
+        shown = self.scene.foremost(ids)
+        picture = Image.fromarray(_coloured(self._grey(pixels), shown, self.trails.colours)).convert("RGBA")
+        picture.alpha_composite(self._lines(lines))
+        places = self.trails.places[number]
+        canvas = ImageDraw.Draw(picture)
+        for identity, (x, y) in places.items():
+            dot = (x - _DOT_PX, y - _DOT_PX, x + _DOT_PX, y + _DOT_PX)
+            canvas.ellipse(dot, fill=self.trails.colours[identity], outline=(0, 0, 0))
+        if self.ids:
+            _write_ids(canvas, shown, places)
+        whole = Image.new("RGB", (picture.width, picture.height + STRIP_PX))
+        whole.paste(picture.convert("RGB"))
+        self._write_strip(ImageDraw.Draw(whole), f"frame {number}   {len(places)} objects")
+        return whole
+
+    def _grey(self, pixels: Float[np.ndarray, "*spatial"] | None) -> UInt8[np.ndarray, "rows columns"]:
+        """Few grey values, so that the table of colours of a GIF holds them all."""
+        if pixels is None:
+            return np.zeros((self.scene.rows, self.scene.columns), dtype=np.uint8)
+        low, high = self.window
+        share = np.clip((np.nan_to_num(self.scene.brightest(pixels), nan=low) - low) / (high - low), 0.0, 1.0)
+        return np.round(np.round(share * (GREYS - 1)) * (255 / (GREYS - 1))).astype(np.uint8)
+
+    def _lines(self, lines: list[tuple[Point, Point, int, float]]) -> Image.Image:
+        layer = Image.new("RGBA", (self.scene.columns, self.scene.rows))
+        canvas = ImageDraw.Draw(layer)
+        for start, end, track, share in lines:
+            colour = (*self.trails.colours[track], round(255 * max(share, _FAINTEST)))
+            canvas.line([start, end], fill=colour, width=_LINE_PX)
+            for x, y in (start, end):
+                canvas.rectangle((x - 1, y - 1, x, y), fill=colour)
+        return layer
+
+    def _write_strip(self, canvas: ImageDraw.ImageDraw, words: str) -> None:
+        """What is shown, and how long a length is."""
+        baseline, end = self.scene.rows + STRIP_PX - 5, self.scene.columns - _MARGIN_PX
+        text = "   ".join(filter(None, (words, self.scene.words)))
+        canvas.text((_MARGIN_PX, baseline), text, font=_FONT, fill=(255, 255, 255), anchor="ls")
+        length = bar_length(_LONGEST_BAR * self.scene.columns / self.scene.pixels_per_mm)
+        named = f"{length:g} {self.scene.geometry.unit}"
+        start = end - round(length * self.scene.pixels_per_mm)
+        if _MARGIN_PX + canvas.textlength(text + "   " + named, font=_FONT) < start - _MARGIN_PX:
+            canvas.line([(start, baseline - 3), (end, baseline - 3)], fill=(255, 255, 255), width=2)
+            canvas.text((start - _MARGIN_PX, baseline), named, font=_FONT, fill=(255, 255, 255), anchor="rs")
+
+
+def _coloured(
+    grey: UInt8[np.ndarray, "rows columns"],
+    ids: Integer[np.ndarray, "rows columns"],
+    colours: Mapping[int, tuple[int, int, int]],
+) -> UInt8[np.ndarray, "rows columns rgb"]:
+    """The image with its objects tinted, and their outermost pixels in their colours."""
+    table = np.zeros((max(colours, default=0) + 1, 3))
+    for identity, colour in colours.items():
+        table[identity] = colour
+    rgb = np.repeat(grey[..., None], 3, axis=2)
+    inside = ids > 0
+    rgb[inside] = np.round((1 - TINT) * rgb[inside] + TINT * table[ids[inside]]).astype(np.uint8)
+    padded = np.pad(ids, 1)
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    rim = inside & np.any([beside != ids for beside in neighbours], axis=0)
+    rgb[rim] = table[ids[rim]].astype(np.uint8)
+    return rgb
+
+
+def _write_ids(
+    canvas: ImageDraw.ImageDraw, shown: Integer[np.ndarray, "rows columns"], places: Mapping[int, Point]
+) -> None:
+    """Ids above the centres, white with a black rim, in the objects that are as wide and high as their ids."""
+    boxes = find_objects(shown)
+    for identity, (x, y) in places.items():
+        box = boxes[identity - 1] if identity <= len(boxes) else None
+        if box is None:
+            continue
+        left, top, right, bottom = canvas.textbbox((x, y - _ABOVE_PX), str(identity), font=_FONT, anchor="ms")
+        if box[1].stop - box[1].start < right - left or box[0].stop - box[0].start < bottom - top:
+            continue
+        canvas.text(
+            (x, y - _ABOVE_PX),
+            str(identity),
+            font=_FONT,
+            anchor="ms",
+            fill=(255, 255, 255),
+            stroke_width=1,
+            stroke_fill=(0, 0, 0),
+        )
