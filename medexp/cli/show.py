@@ -50,7 +50,7 @@ def show_command(words: Sequence[str]) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(list(words))
-    tables = {} if (arguments.run / "run.json").exists() else _tables(arguments.run)
+    tables = _tables(arguments.run)
     if tables:
         refuse(arguments, parser, _OF_CASES, f"is for runs, and {arguments.run} holds tracks")
         check_spacing(arguments)
@@ -61,17 +61,19 @@ def show_command(words: Sequence[str]) -> int:
 
 
 def _tables(folder: Path) -> dict[str, Path]:
+    """The tables of tracks in a folder; none in that of a run."""
+    from medexp.core.record import RunFolder
     from medexp.data.sequences import find_tracked
 
-    return find_tracked(folder)
+    return {} if RunFolder(folder).exists else find_tracked(folder)
 
 
 def _show_cases(arguments: argparse.Namespace) -> int:
+    if arguments.format == "gif":
+        raise UsageError(f"--format gif is for tracks, and {arguments.run} holds none; choose png, svg or html")
     from medexp.engine.run import load_run
     from medexp.engine.run_cases import RunCases
 
-    if arguments.format == "gif":
-        raise UsageError(f"--format gif is for tracks, and {arguments.run} holds none; choose png, svg or html")
     cases = RunCases(load_run(arguments.run))
     ids = list(dict.fromkeys(arguments.case)) or [cases.worst()]
     folder, file = places(arguments, len(ids), default=cases.run.path / "shown")

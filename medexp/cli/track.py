@@ -97,8 +97,10 @@ def _link(arguments: argparse.Namespace) -> int:
 
 
 def _draw(tracked: tracks.TrackedSequence, arguments: argparse.Namespace) -> list[Path]:
+    from medexp.core.record import RunFolder
+
     folder: Path = arguments.folder
-    if arguments.images is None and (folder / "run.json").exists():
+    if arguments.images is None and RunFolder(folder).exists:
         tracked, of_run = images_of_run(tracked, folder, keep_grid=arguments.spacing_mm is not None)
         return draw(tracked, of_run, arguments.output, arguments=arguments)
     images = images_in(tracked, given=arguments.images, beside=folder)

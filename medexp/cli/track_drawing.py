@@ -121,25 +121,27 @@ def images_in(
         channel: The image channel that is shown.
 
     Returns:
-        What gives the image of a frame by its number; None where no folder is named and none is found.
+        What gives the image of a frame by its number; None where no folder is named and none is found that has all.
 
     Raises:
-        UsageError: The folder that is named has no images of the sequence, or a folder lacks one of a frame.
+        UsageError: The folder that is named lacks the image of a frame.
     """
     from medexp.data.sequences import find_images, read_pixels
 
     sequence = tracked.sequence
-    near = [above / sequence.name for above in (beside, *beside.resolve().parents[:2])]
-    folder = given or next((place for place in near if place.is_dir()), None)
-    if folder is None:
-        return None
-    files = find_images(folder, sequence.name)
-    missing = sorted(set(sequence.frames) - set(files))
-    if missing:
-        raise UsageError(
-            f"{folder} needs an image t{missing[0]:03d} or {sequence.name}_t{missing[0]:03d}, got none; name the "
-            "folder of the images with --images"
-        )
+    if given is None:
+        near = (find_images(above, sequence.name) for above in (beside, *beside.resolve().parents[:2]))
+        files = next((found for found in near if set(sequence.frames) <= set(found)), None)
+        if files is None:
+            return None
+    else:
+        files = find_images(given, sequence.name)
+        missing = sorted(set(sequence.frames) - set(files))
+        if missing:
+            raise UsageError(
+                f"--images {given} needs an image t{missing[0]:03d} or {sequence.name}_t{missing[0]:03d}, got none "
+                f"({len(missing)} of {len(sequence.frames)} frames missing); name the folder that holds them"
+            )
     dims = sequence.geometry.spatial_dims
     return lambda frame: read_pixels(files[frame], spatial_dims=dims, channel=channel)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from medexp.engine._overlay_layout import bar_length
 from medexp.engine._track_scene import Scene
-from medexp.engine._track_trails import Point, Trails
+from medexp.engine._track_trails import Point, Step, Trails
 
 TINT = 0.25
 GREYS = 64
@@ -58,26 +58,25 @@ class FramePainter:
         Returns:
             An RGB picture, higher than the scene by `STRIP_PX`.
         """
-        steps = self.trails.lately(number, self.trail_frames)
-        return self._drawn(number, ids, pixels, [(step.start, step.end, step.track, share) for step, share in steps])
+        return self._drawn(number, ids, pixels, self.trails.lately(number, self.trail_frames))
 
     def still(
         self, number: int, ids: Integer[np.ndarray, "*spatial"], pixels: Float[np.ndarray, "*spatial"] | None
     ) -> Image.Image:
         """The picture of a frame with all steps that tracks made up to it, none of them faded; see `frame`."""
         steps = [step for step in self.trails.steps if step.frame <= number]
-        return self._drawn(number, ids, pixels, [(step.start, step.end, step.track, 1.0) for step in steps])
+        return self._drawn(number, ids, pixels, ((step, 1.0) for step in steps))
 
     def _drawn(
         self,
         number: int,
         ids: Integer[np.ndarray, "*spatial"],
         pixels: Float[np.ndarray, "*spatial"] | None,
-        lines: list[tuple[Point, Point, int, float]],
+        steps: Iterable[tuple[Step, float]],
     ) -> Image.Image:
         shown = self.scene.foremost(ids)
         picture = Image.fromarray(_coloured(self._grey(pixels), shown, self.trails.colours)).convert("RGBA")
-        picture.alpha_composite(self._lines(lines))
+        picture.alpha_composite(self._lines(steps))
         places = self.trails.places[number]
         canvas = ImageDraw.Draw(picture)
         for identity, (x, y) in places.items():
@@ -98,14 +97,15 @@ class FramePainter:
         share = np.clip((np.nan_to_num(self.scene.brightest(pixels), nan=low) - low) / (high - low), 0.0, 1.0)
         return np.round(np.round(share * (GREYS - 1)) * (255 / (GREYS - 1))).astype(np.uint8)
 
-    def _lines(self, lines: list[tuple[Point, Point, int, float]]) -> Image.Image:
+    def _lines(self, steps: Iterable[tuple[Step, float]]) -> Image.Image:
         layer = Image.new("RGBA", (self.scene.columns, self.scene.rows))
         canvas = ImageDraw.Draw(layer)
-        for start, end, track, share in lines:
-            colour = (*self.trails.colours[track], round(255 * max(share, _FAINTEST)))
-            canvas.line([start, end], fill=colour, width=_LINE_PX)
-            for x, y in (start, end):
-                canvas.rectangle((x - 1, y - 1, x, y), fill=colour)
+        for step, share in steps:
+            opacity = round(255 * max(share, _FAINTEST))
+            canvas.line([step.start, step.end], fill=(*self.trails.colours[step.track], opacity), width=_LINE_PX)
+            # A daughter's line does not cover where her mother was.
+            for (x, y), track in ((step.start, step.came_from), (step.end, step.track)):
+                canvas.rectangle((x - 1, y - 1, x, y), fill=(*self.trails.colours[track], opacity))
         return layer
 
     def _write_strip(self, canvas: ImageDraw.ImageDraw, words: str) -> None:

@@ -22,12 +22,14 @@ class Step:
 
     Attributes:
         track: Its track, at the end of the way.
+        came_from: Its track at the start, another one where that was its parent.
         frame: The later frame.
         start: Column and row in the earlier frame, of a track's parent where it begins.
         end: Column and row in the later one.
     """
 
     track: int
+    came_from: int
     frame: int
     start: Point
     end: Point
@@ -97,9 +99,10 @@ def _steps(tracked: TrackedSequence, places: dict[int, dict[int, Point]]) -> Ite
     parents = {track.identity: track.parent for track in tracked.tracks}
     for identity, along in seen.items():
         before = [one for one in seen.get(parents.get(identity, 0), []) if one[0] < along[0][0]]
-        way = [*before[-1:], *along]
-        for (_, start), (frame, end) in pairwise(way):
-            yield Step(identity, frame, start, end)
+        # What begins from nothing has stepped on the spot, so that it leaves a trace even where it is gone at once.
+        way = [*(before[-1:] or along[:1]), *along]
+        for number, ((_, start), (frame, end)) in enumerate(pairwise(way)):
+            yield Step(identity, parents[identity] if before and number == 0 else identity, frame, start, end)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
