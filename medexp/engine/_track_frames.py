@@ -12,10 +12,9 @@ from scipy.ndimage import find_objects
 
 from medexp.engine._overlay_layout import bar_length
 from medexp.engine._track_scene import Scene
+from medexp.engine._track_table import GREYS, TINT, nearest_level, tints
 from medexp.engine._track_trails import Point, Step, Trails
 
-TINT = 0.25
-GREYS = 64
 _FAINTEST = 0.2
 _LINE_PX = 2
 _DOT_PX = 2
@@ -90,12 +89,11 @@ class FramePainter:
         return whole
 
     def _grey(self, pixels: Float[np.ndarray, "*spatial"] | None) -> UInt8[np.ndarray, "rows columns"]:
-        """Few grey values, so that the table of colours of a GIF holds them all."""
         if pixels is None:
             return np.zeros((self.scene.rows, self.scene.columns), dtype=np.uint8)
         low, high = self.window
         share = np.clip((np.nan_to_num(self.scene.brightest(pixels), nan=low) - low) / (high - low), 0.0, 1.0)
-        return np.round(np.round(share * (GREYS - 1)) * (255 / (GREYS - 1))).astype(np.uint8)
+        return np.round(255 * share).astype(np.uint8)
 
     def _lines(self, steps: Iterable[tuple[Step, float]]) -> Image.Image:
         layer = Image.new("RGBA", (self.scene.columns, self.scene.rows))
@@ -130,14 +128,16 @@ def _coloured(
     table = np.zeros((max(colours, default=0) + 1, 3))
     for identity, colour in colours.items():
         table[identity] = colour
-    rgb = np.repeat(grey[..., None], 3, axis=2)
+    rgb = np.repeat(nearest_level(grey, GREYS)[..., None], 3, axis=2)
     inside = ids > 0
-    rgb[inside] = np.round((1 - TINT) * rgb[inside] + TINT * table[ids[inside]]).astype(np.uint8)
+    # Few shades, so that a GIF never takes one of another track for one that it has no room for.
+    shade = nearest_level(grey[inside], tints(len(set(colours.values()))))
+    rgb[inside] = (1 - TINT) * shade[:, None] + TINT * table[ids[inside]]
     padded = np.pad(ids, 1)
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     rim = inside & np.any([beside != ids for beside in neighbours], axis=0)
-    rgb[rim] = table[ids[rim]].astype(np.uint8)
-    return rgb
+    rgb[rim] = table[ids[rim]]
+    return np.round(rgb).astype(np.uint8)
 
 
 def _write_ids(

@@ -18,19 +18,17 @@ from medexp.core.errors import DataError, UsageError
 from medexp.core.files import safe_name, write_atomic
 from medexp.core.tracks import TrackedSequence
 from medexp.engine._overlay_checks import window_of
-from medexp.engine._track_frames import GREYS, TINT, FramePainter
+from medexp.engine._track_frames import FramePainter
 from medexp.engine._track_scene import Scene
-from medexp.engine._track_trails import Trails, trails_of
+from medexp.engine._track_table import ColourTable, colour_table
+from medexp.engine._track_trails import trails_of
 
 FORMATS = ("gif", "html", "png")
 _TEMPLATE = "track_pictures.html.j2"
 # Browsers play anything faster at a speed of their own.
 _MOST_PER_SECOND = 50
-_TABLE = 255
 # Frames whose intensities decide on black and white.
 _SAMPLED = 5
-# Of the colours of a track in the table: those of its area, of its trail half faded, and nearly so.
-_SHARES = ((TINT, 0.6), (0.6, 0.2), (0.4, 0.2))
 
 Frames = Callable[[int], Float[np.ndarray, "*spatial"]]
 
@@ -140,26 +138,12 @@ def _window(tracked: TrackedSequence, images: Frames) -> tuple[float, float]:
 
 def _packed(tracked: TrackedSequence, images: Frames | None, painter: FramePainter) -> Iterator[tuple[int, bytes]]:
     """Frames by number as PNG, with one table of colours."""
-    table = Image.new("P", (1, 1))
-    table.putpalette(_colour_table(painter.trails))
+    table = ColourTable(colour_table(painter.trails.colours.values()))
     for number, ids in tracked.sequence.frames.items():
         picture = painter.frame(number, ids, None if images is None else images(number))
         buffer = BytesIO()
-        picture.quantize(palette=table, dither=Image.Dither.NONE).save(buffer, "PNG")
+        table.indexed(picture).save(buffer, "PNG")
         yield number, buffer.getvalue()
-
-
-def _colour_table(trails: Trails) -> list[int]:
-    """Greys, the colours of the tracks, and these as they shine through over several greys, as far as there is room."""
-    greys = np.round(np.linspace(0, 255, GREYS))
-    colours = np.array(sorted(set(trails.colours.values())), dtype=np.float64).reshape(-1, 3)
-    rows = [np.repeat(greys[:, None], 3, axis=1), colours]
-    room = (_TABLE - GREYS) // max(1, len(colours)) - 1
-    for opacity, share in _SHARES:
-        # The brightest greys are rare in the pictures.
-        under = np.linspace(0, 255, int(room * share) + 1)[:-1]
-        rows += [opacity * colour + (1 - opacity) * under[:, None] for colour in colours]
-    return [int(value) for value in np.round(np.concatenate(rows)).reshape(-1)]
 
 
 def _write_gif(packed: Mapping[int, bytes], drawing: TrackDrawing, stream: IO[bytes]) -> None:

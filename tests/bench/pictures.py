@@ -26,7 +26,7 @@ _KNOBS = (
     "trainer.max_steps=80", "precision=32-true", "metrics=dice", "overlays=0", "save_predictions=true",
     "tracking=off", "study=pictures",
 )  # fmt: skip
-_CELLS, _FRAMES = (64, 96), 16
+_CELLS, _FRAMES = (64, 96), 10
 _MOST_BYTES = 200_000
 
 
@@ -50,7 +50,7 @@ def _write_cells(folder: Path) -> Path:
     places = {1 + i: np.array([18.0 + 28 * (i // 2), 26.0 + 44 * (i % 2)]) for i in range(4)}
     speeds = {identity: random.normal(0, 1.5, size=2) for identity in places}
     for frame in range(_FRAMES):
-        for mother in [name for name in places if frame and frame == 5 * name]:
+        for mother in [name for name in places if frame and frame == 3 * name]:
             way = random.normal(size=2)
             for side in (-1, 1):
                 daughter = len(begun) + 1

@@ -19,6 +19,7 @@ from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Geometry
 from medexp.core.tracks import TrackedSequence
 from medexp.engine._instance_colours import INSTANCE_COLOURS
+from medexp.engine._track_table import colour_table
 from medexp.engine.track_pictures import TrackDrawing, draw_tracks
 
 _COLOURS = {tuple(round(255 * part) for part in to_rgb(colour)) for colour in INSTANCE_COLOURS}
@@ -119,11 +120,30 @@ def test_areas_are_tinted_and_outlined_in_the_colour_of_the_track(tmp_path: Path
     colour = np.array(at(still, 20, 30))
     outside, inside = np.array(at(still, 20, 40)), np.array(at(still, 17, 33))
     assert np.ptp(outside) == 0
-    np.testing.assert_allclose(inside, 0.75 * outside + 0.25 * colour, atol=1)
+    np.testing.assert_allclose(inside, 0.75 * outside + 0.25 * colour, atol=2)
     edges = still[14 * ZOOM : 27 * ZOOM, 24 * ZOOM : 37 * ZOOM]
     for line in (edges[0], edges[-1], edges[:, 0], edges[:, -1]):
         assert (line == colour).all()
     assert (still[14 * ZOOM - 1, 24 * ZOOM : 37 * ZOOM] == outside).all()
+
+
+@pytest.mark.parametrize("side", [1, 6])
+def test_a_gif_has_the_very_colours_of_the_png(tmp_path: Path, side: int) -> None:
+    centres = {number + 1: (4 + 5 * row, 7 + 5 * column) for number, (row, column) in enumerate(np.ndindex(side, side))}
+    tracked = tracked_of({0: centres})
+    pixels = np.random.default_rng(0).uniform(size=SHAPE).astype(np.float32)
+    drawing = TrackDrawing(("gif", "png"), trail_frames=0, ids=False)
+    (gif,), (png,) = map(rgb_of, draw_tracks(tracked, lambda frame: pixels, tmp_path, drawing=drawing))
+    assert np.array_equal(gif[: SHAPE[0] * ZOOM], png[: SHAPE[0] * ZOOM])
+    assert len({at(png, *centre) for centre in centres.values()}) == min(side**2, 12)
+
+
+@pytest.mark.parametrize("count", [0, 1, 12, 64])
+def test_a_table_of_colours_has_room_for_all_tracks(count: int) -> None:
+    colours = sorted(_COLOURS)[:count]
+    table = colour_table(colours * 2)
+    assert len(table) <= 255
+    assert {*colours, (0, 0, 0), (255, 255, 255)} <= set(map(tuple, table.tolist()))
 
 
 def test_ids_stand_at_the_objects_that_have_room_for_them(tmp_path: Path) -> None:
