@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from medexp.cli.track_drawing import (
     TRACK_OPTIONS,
     add_grid,
+    add_reference,
     add_track_drawing,
     check_spacing,
     refuse,
@@ -21,6 +22,7 @@ from medexp.core.errors import UsageError
 if TYPE_CHECKING:
     from medexp.core.types import Image, Prediction
 
+_OF_TRACKS = (*TRACK_OPTIONS, "reference", "dims", "spacing_mm")
 _OF_CASES = ("case", "layout", "style", "axis", "index", "slices", "without_errors")
 _EPILOG = """examples:
   medexp show runs/quickstart/default                        the worst case by the first metric
@@ -55,7 +57,7 @@ def show_command(words: Sequence[str]) -> int:
         refuse(arguments, parser, _OF_CASES, f"is for runs, and {arguments.run} holds tracks")
         check_spacing(arguments)
         return show_tracks(arguments, tables)
-    refuse(arguments, parser, (*TRACK_OPTIONS, "dims", "spacing_mm"), f"is for tracks, and {arguments.run} holds none")
+    refuse(arguments, parser, _OF_TRACKS, f"is for tracks, and {arguments.run} holds none")
     arguments.format = arguments.format or "png"
     return _show_cases(arguments)
 
@@ -167,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, metavar="OUT", help="folder, or a file for one case (default: RUN/shown)")
     of_tracks = parser.add_argument_group("of tracks").add_argument
     add_track_drawing(of_tracks)
+    add_reference(of_tracks)
     add_grid(of_tracks)
     # What is usual differs between runs and tracks.
     parser.set_defaults(format=None)

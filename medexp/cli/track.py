@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from medexp.cli.track_drawing import (
     TRACK_OPTIONS,
     add_grid,
+    add_reference,
     add_track_drawing,
     check_spacing,
     draw,
     images_in,
     images_of_run,
+    read_reference,
     refuse,
 )
 from medexp.core.errors import UsageError
@@ -82,10 +84,11 @@ def _link(arguments: argparse.Namespace) -> int:
         places.append(places_of(tracked))
         measured.append(measured_tracks(tracked, places[-1]))
         print(f"{sequence.name}: {len(tracked.tracks)} tracks in {len(sequence.frames)} frames")
+        known = None if arguments.reference is None else read_reference(tracked, arguments.reference)
         if arguments.pictures:
-            drawn += _draw(tracked, arguments)
-        if arguments.reference is not None:
-            scores.append({"sequence": sequence.name, **_scores(tracked, arguments.reference)})
+            drawn += _draw(tracked, known, arguments)
+        if known is not None:
+            scores.append({"sequence": sequence.name, **_scores(tracked, known, arguments.reference)})
             print("  ".join(f"{name} {value:.4f}" for name, value in scores[-1].items() if name != "sequence"))
     write_text(arguments.output / "places.csv", pd.concat(places).to_csv(index=False))
     write_text(arguments.output / "tracks.csv", pd.concat(measured).to_csv(index=False))
@@ -96,24 +99,25 @@ def _link(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(tracked: tracks.TrackedSequence, arguments: argparse.Namespace) -> list[Path]:
+def _draw(
+    tracked: tracks.TrackedSequence, known: tracks.TrackedSequence | None, arguments: argparse.Namespace
+) -> list[Path]:
     from medexp.core.record import RunFolder
 
     folder: Path = arguments.folder
     if arguments.images is None and RunFolder(folder).exists:
         tracked, of_run = images_of_run(tracked, folder, keep_grid=arguments.spacing_mm is not None)
-        return draw(tracked, of_run, arguments.output, arguments=arguments)
+        return draw(tracked, of_run, arguments.output, arguments=arguments, reference=known)
     images = images_in(tracked, given=arguments.images, beside=folder)
-    return draw(tracked, images, arguments.output, arguments=arguments)
+    return draw(tracked, images, arguments.output, arguments=arguments, reference=known)
 
 
-def _scores(tracked: tracks.TrackedSequence, root: Path) -> dict[str, float]:
+def _scores(tracked: tracks.TrackedSequence, reference: tracks.TrackedSequence, root: Path) -> dict[str, float]:
     from medexp.association.scores import tracking_scores
-    from medexp.data.sequences import find_frames, read_frames, read_tracked, reference_folder
+    from medexp.data.sequences import find_frames, read_frames, reference_folder
 
     name, dims = tracked.sequence.name, tracked.sequence.geometry.spatial_dims
     folder = reference_folder(root, name)
-    reference = read_tracked(name, folder / "TRA", spatial_dims=dims)
     if not (folder / "SEG").is_dir():
         return tracking_scores(tracked, reference)
     (files,) = find_frames(folder / "SEG").values()
@@ -164,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add("folder", type=Path, metavar="FOLDER", help="a run, or a folder of instance images")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for what is written")
     add("--over", choices=("frames", "slices"), default="frames", help="what follows each other (default: frames)")
-    add("--reference", type=Path, metavar="FOLDER", help="holds SEQUENCE_GT/TRA and SEG, or is SEQUENCE_GT")
+    add_reference(add)
     add_grid(add)
     add("--gap", type=int, default=0, metavar="N", help="frames or slices an object may be missing from (default: 0)")
     frames = parser.add_argument_group("over frames").add_argument

@@ -33,6 +33,15 @@ def add_track_drawing(add: Callable[..., Any]) -> None:
     add("--fps", type=float, default=_FRAMES_PER_SECOND, metavar="N", help="frames a second (default: 5)")
 
 
+def add_reference(add: Callable[..., Any]) -> None:
+    """Add the option that names the reference.
+
+    Args:
+        add: Adds an option to a parser, or to a group of it.
+    """
+    add("--reference", type=Path, metavar="FOLDER", help="holds SEQUENCE_GT/TRA and SEG, or is SEQUENCE_GT")
+
+
 def add_grid(add: Callable[..., Any]) -> None:
     """Add the options that say what the grid of a frame is.
 
@@ -82,6 +91,7 @@ def draw(
     folder: Path,
     *,
     arguments: argparse.Namespace,
+    reference: TrackedSequence | None = None,
     formats: tuple[str, ...] | None = None,
 ) -> list[Path]:
     """Draw a tracked sequence as the options say.
@@ -91,6 +101,7 @@ def draw(
         images: Gives the image of each frame; None where there are none.
         folder: Where to.
         arguments: The parsed options.
+        reference: What is known of the sequence, or None.
         formats: Which files; None for one of each kind.
 
     Returns:
@@ -106,7 +117,24 @@ def draw(
         frames_per_second=arguments.fps,
         ids=not arguments.no_ids,
     )
-    return draw_tracks(tracked, images, folder, drawing=drawing)
+    known = None if reference is None else reference.sequence.frames
+    return draw_tracks(tracked, images, folder, reference=known, drawing=drawing)
+
+
+def read_reference(tracked: TrackedSequence, root: Path) -> TrackedSequence:
+    """The tracks that are known of a sequence.
+
+    Args:
+        tracked: The sequence.
+        root: Holds SEQUENCE_GT/TRA, or is SEQUENCE_GT.
+
+    Returns:
+        The reference.
+    """
+    from medexp.data.sequences import read_tracked, reference_folder
+
+    name, dims = tracked.sequence.name, tracked.sequence.geometry.spatial_dims
+    return read_tracked(name, reference_folder(root, name) / "TRA", spatial_dims=dims)
 
 
 def images_in(
@@ -202,7 +230,9 @@ def show_tracks(arguments: argparse.Namespace, tables: dict[str, Path]) -> int:
     for name, table in tables.items():
         tracked = read_tracked(name, table.parent, spatial_dims=arguments.dims, table=table.name, spacing_mm=spacing)
         images = images_in(tracked, given=arguments.images, beside=table.parent, channel=arguments.channel)
-        paths = draw(tracked, images, folder, arguments=arguments, formats=None if form is None else (form,))
+        known = None if arguments.reference is None else read_reference(tracked, arguments.reference)
+        formats = None if form is None else (form,)
+        paths = draw(tracked, images, folder, arguments=arguments, reference=known, formats=formats)
         for path in paths:
             print(path.replace(out) if named and out is not None else path)
     return 0

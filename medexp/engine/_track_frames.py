@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import find_objects
 
+from medexp.association.scores import found_objects
 from medexp.engine._overlay_layout import bar_length
 from medexp.engine._track_scene import Scene
 from medexp.engine._track_table import GREYS, TINT, nearest_level, tints
@@ -18,6 +19,8 @@ from medexp.engine._track_trails import Point, Step, Trails
 _FAINTEST = 0.2
 _LINE_PX = 2
 _DOT_PX = 2
+_CROSS_PX = 6
+_WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 _FONT = ImageFont.load_default(size=11)
 # Baseline of an id above the dot in the centre.
 _ABOVE_PX = 4
@@ -36,6 +39,7 @@ class FramePainter:
         window: Intensities that are black and white.
         trail_frames: For how many frames a step of a track is seen, fainter with each.
         ids: Whether objects have their id written at their centre, where it finds room.
+        reference: What is known of frames, to tell what was missed and what is false; None where nothing is.
     """
 
     scene: Scene
@@ -43,6 +47,7 @@ class FramePainter:
     window: tuple[float, float]
     trail_frames: int
     ids: bool
+    reference: Mapping[int, Integer[np.ndarray, "*spatial"]] | None = None
 
     def frame(
         self, number: int, ids: Integer[np.ndarray, "*spatial"], pixels: Float[np.ndarray, "*spatial"] | None
@@ -78,6 +83,9 @@ class FramePainter:
         picture.alpha_composite(self._lines(steps))
         places = self.trails.places[number]
         canvas = ImageDraw.Draw(picture)
+        words = f"frame {number}   {len(places)} objects"
+        if self.reference is not None and number in self.reference:
+            words += self._write_errors(picture, ids, self.reference[number], places)
         for identity, (x, y) in places.items():
             dot = (x - _DOT_PX, y - _DOT_PX, x + _DOT_PX, y + _DOT_PX)
             canvas.ellipse(dot, fill=self.trails.colours[identity], outline=(0, 0, 0))
@@ -85,7 +93,7 @@ class FramePainter:
             _write_ids(canvas, shown, places)
         whole = Image.new("RGB", (picture.width, picture.height + STRIP_PX))
         whole.paste(picture.convert("RGB"))
-        self._write_strip(ImageDraw.Draw(whole), f"frame {number}   {len(places)} objects")
+        self._write_strip(ImageDraw.Draw(whole), words)
         return whole
 
     def _grey(self, pixels: Float[np.ndarray, "*spatial"] | None) -> UInt8[np.ndarray, "rows columns"]:
@@ -105,6 +113,30 @@ class FramePainter:
             for (x, y), track in ((step.start, step.came_from), (step.end, step.track)):
                 canvas.rectangle((x - 1, y - 1, x, y), fill=(*self.trails.colours[track], opacity))
         return layer
+
+    def _write_errors(
+        self,
+        picture: Image.Image,
+        ids: Integer[np.ndarray, "*spatial"],
+        known: Integer[np.ndarray, "*spatial"],
+        places: Mapping[int, Point],
+    ) -> str:
+        """Outline what was missed in white dots, cross out what is false, and say how many there are."""
+        found = found_objects(ids, known)
+        missed = np.setdiff1d(known[known > 0], list(found))
+        rim = _rim(self.scene.foremost(np.where(np.isin(known, missed), known, 0)))
+        rows, columns = np.nonzero(rim)
+        dots = np.asarray(picture).copy()
+        dots[rows, columns] = np.where(((rows + columns) // 3 % 2 == 0)[:, None], _WHITE, _BLACK)
+        picture.paste(Image.fromarray(dots))
+        false = sorted(set(places) - set(found.values()))
+        canvas = ImageDraw.Draw(picture)
+        for x, y in (places[identity] for identity in false):
+            for colour, width in ((_BLACK, 4), (_WHITE, 2)):
+                for slope in (-1, 1):
+                    ends = [(x - _CROSS_PX, y - slope * _CROSS_PX), (x + _CROSS_PX, y + slope * _CROSS_PX)]
+                    canvas.line(ends, fill=colour, width=width)
+        return f"   {len(missed)} missed (dotted)   {len(false)} false (crossed)"
 
     def _write_strip(self, canvas: ImageDraw.ImageDraw, words: str) -> None:
         """What is shown, and how long a length is."""
@@ -133,11 +165,17 @@ def _coloured(
     # Few shades, so that a GIF never takes one of another track for one that it has no room for.
     shade = nearest_level(grey[inside], tints(len(set(colours.values()))))
     rgb[inside] = (1 - TINT) * shade[:, None] + TINT * table[ids[inside]]
-    padded = np.pad(ids, 1)
-    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    rim = inside & np.any([beside != ids for beside in neighbours], axis=0)
+    rim = _rim(ids)
     rgb[rim] = table[ids[rim]]
     return np.round(rgb).astype(np.uint8)
+
+
+def _rim(ids: Integer[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
+    """The pixels of objects that have another beside them, or none."""
+    padded = np.pad(ids, 1)
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    rim: np.ndarray = (ids > 0) & np.any([beside != ids for beside in neighbours], axis=0)
+    return rim
 
 
 def _write_ids(

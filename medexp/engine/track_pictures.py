@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
@@ -72,7 +72,12 @@ USUAL = TrackDrawing()
 
 
 def draw_tracks(
-    tracked: TrackedSequence, images: Frames | None, folder: Path, *, drawing: TrackDrawing = USUAL
+    tracked: TrackedSequence,
+    images: Frames | None,
+    folder: Path,
+    *,
+    reference: Mapping[int, Integer[np.ndarray, "*spatial"]] | None = None,
+    drawing: TrackDrawing = USUAL,
 ) -> list[Path]:
     """Write pictures of a tracked sequence.
 
@@ -82,25 +87,31 @@ def draw_tracks(
     are looked at along their widest voxels: the image is the maximum, the object the first there, and centres are where
     they are. The pictures do not name the sequence.
 
+    Where a reference is given, objects of it that were missed are outlined in white dots, and those that found none are
+    crossed out; an object is found by one that covers more than half of it, as for the measure DET.
+
     A frame is read, drawn and packed before the next one is read.
 
     Args:
         tracked: The tracks; at least one frame.
         images: Gives the image of a frame by its number; None for a black one.
         folder: Where to; made where it does not exist. Files of the same name are replaced.
+        reference: Ids of what is known, by number of the frame; None where nothing is.
         drawing: How it is drawn.
 
     Returns:
         `<sequence>_tracks.<format>` of each format.
 
     Raises:
-        DataError: An image has another shape than the objects.
+        DataError: An image, or a frame of the reference, has another shape than the objects.
     """
     scene = Scene.of(tracked.sequence.geometry)
     trails = trails_of(tracked, scene)
     images = None if images is None else _checked(images, tracked)
+    for frame, known in (reference or {}).items():
+        _check_shape(known.shape, f"the reference of frame {frame}", tracked)
     window = (0.0, 1.0) if images is None else _window(tracked, images)
-    painter = FramePainter(scene, trails, window, drawing.trail_frames, drawing.ids)
+    painter = FramePainter(scene, trails, window, drawing.trail_frames, drawing.ids, reference)
     stem = folder / f"{safe_name(tracked.sequence.name)}_tracks"
     paths = {form: Path(f"{stem}.{form}") for form in drawing.formats}
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,15 +130,20 @@ def draw_tracks(
 
 def _checked(images: Frames, tracked: TrackedSequence) -> Frames:
     def image(frame: int) -> Float[np.ndarray, "*spatial"]:
-        pixels, shape = images(frame), tracked.sequence.geometry.shape
-        if pixels.shape != shape:
-            raise DataError(
-                f"the image of frame {frame} of sequence {tracked.sequence.name} needs the objects' shape {shape}, got "
-                f"{pixels.shape}; name the images that the objects were found in"
-            )
+        pixels = images(frame)
+        _check_shape(pixels.shape, f"the image of frame {frame}", tracked)
         return pixels
 
     return image
+
+
+def _check_shape(shape: tuple[int, ...], what: str, tracked: TrackedSequence) -> None:
+    expected = tracked.sequence.geometry.shape
+    if shape != expected:
+        raise DataError(
+            f"{what} of sequence {tracked.sequence.name} needs the objects' shape {expected}, got {shape}; name the "
+            "files that belong to these objects"
+        )
 
 
 def _window(tracked: TrackedSequence, images: Frames) -> tuple[float, float]:

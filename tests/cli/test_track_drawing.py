@@ -102,6 +102,17 @@ def test_linking_draws_what_it_links(root: Path, here: Path, capsys) -> None:
     assert _corners(found[3]) == ([0, 0, 0], [255, 255, 255])
 
 
+def test_what_was_missed_is_drawn_where_there_is_a_reference(root: Path, here: Path, capsys) -> None:
+    _write(here / "out" / "01_RES", "mask{:03d}.tif", np.where(_frames() == 1, 1, 0).astype(np.uint16))
+    (here / "out" / "01_RES" / "res_track.txt").write_text("1 0 2 0\n")
+    words = ("show", "out", "--format", "png", "--images", root)
+    (with_marks,) = _shown(capsys, *words, "--reference", root, "-o", "a.png")
+    (without,) = _shown(capsys, *words, "-o", "b.png")
+    both = [np.asarray(Image.open(path).convert("RGB"))[: 24 * 20] for path in (with_marks, without)]
+    rows, columns = np.nonzero((both[0] != both[1]).any(axis=-1))
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (15 * 20, 20 * 20, 20 * 20, 25 * 20)
+
+
 def test_predictions_of_a_run_are_drawn_over_the_images_of_its_dataset(root: Path, here: Path, capsys) -> None:
     pytest.importorskip("laptrack")
     config = medexp.compose(
@@ -135,6 +146,8 @@ def test_predictions_of_a_run_are_drawn_over_the_images_of_its_dataset(root: Pat
         (["show", "two", "-o", "a.gif"], "-o a.gif is one file, and 2 sequences are drawn"),
         (["show", "twice"], "twice has sequence 01 in "),
         (["show", "nothing", "--trail", "3"], "--trail is for tracks, and nothing holds none"),
+        (["show", "nothing", "--reference", "data"], "--reference is for tracks, and nothing holds none"),
+        (["show", "data", "--reference", "nothing"], "needs nothing/01_GT/TRA"),
         (["show", "nothing", "--format", "gif"], "--format gif is for tracks, and nothing holds none"),
         (["track", "data/01_GT/SEG", "-o", "out", "--trail", "3"], "--trail needs --pictures"),
         (["track", "data/01_GT/SEG", "-o", "out", "--over", "slices", "--pictures"], "draws nothing"),

@@ -260,6 +260,33 @@ def test_a_large_frame_fits_a_screen(tmp_path: Path) -> None:
     assert tuple(still[round(50.5 * 0.4096), int(4000.5 * 0.4096)].tolist()) in _COLOURS
 
 
+def test_missed_objects_are_dotted_and_false_ones_crossed_out(tmp_path: Path) -> None:
+    tracked = tracked_of({0: {1: (10, 10), 2: (10, 40), 3: (30, 10)}}, radius=4)
+    # 7 of its 9 rows are found by the first, 4 of 9 by the second, and none.
+    known = tracked_of({0: {7: (12, 10), 8: (15, 40), 9: (30, 50)}}, radius=4).sequence.frames
+    drawing = TrackDrawing(("png",), ids=False)
+    with_marks, without = (
+        rgb_of(draw_tracks(tracked, _flat(), tmp_path, reference=one, drawing=drawing)[0])[0] for one in (known, None)
+    )
+    changed = (with_marks != without).any(axis=-1)[: SHAPE[0] * ZOOM]
+    expected = np.zeros_like(changed)
+    for row, column in ((15, 40), (30, 50)):
+        box = expected[(row - 4) * ZOOM : (row + 5) * ZOOM, (column - 4) * ZOOM : (column + 5) * ZOOM]
+        box[[0, -1]] = box[:, [0, -1]] = True
+    assert {tuple(colour) for colour in with_marks[: SHAPE[0] * ZOOM][expected].tolist()} == {
+        (0, 0, 0),
+        (255, 255, 255),
+    }
+    crossed = changed & ~expected
+    rows, columns = np.nonzero(crossed)
+    for row, column in ((10, 40), (30, 10)):
+        by_centre = (abs(rows - row * ZOOM - 5) < ZOOM) & (abs(columns - column * ZOOM - 5) < ZOOM)
+        assert by_centre.sum() > 20
+        crossed[rows[by_centre], columns[by_centre]] = False
+        assert at(with_marks, row, column) == at(without, row, column)  # the dot stays
+    assert not crossed.any()
+
+
 def test_frames_are_read_one_after_the_other(tmp_path: Path) -> None:
     read: list[int] = []
     pixels = _flat()(0)
@@ -267,6 +294,13 @@ def test_frames_are_read_one_after_the_other(tmp_path: Path) -> None:
     draw_tracks(tracked, lambda frame: read.append(frame) or pixels, tmp_path, drawing=TrackDrawing(("gif",)))
     assert read[-5:] == [0, 1, 2, 3, 4]
     assert len(read) <= 10
+
+
+def test_a_reference_of_another_shape_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"the reference of frame 0 of sequence cells/01 needs .* \(40, 60\), got \(4, 6\)"
+    ):
+        draw_tracks(family()[0], None, tmp_path, reference={0: np.zeros((4, 6), dtype=np.int32)})
 
 
 def test_an_image_of_another_shape_is_told(tmp_path: Path) -> None:
