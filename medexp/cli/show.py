@@ -31,6 +31,7 @@ _EPILOG = """examples:
   medexp show RUN --format html                              a page to scroll through, which needs nothing else
   medexp show tracked/01_RES --images data/cells             tracks as an animated GIF, a page that plays it, and a PNG
   medexp show data/Fluo-N2DH-SIM+/01_GT --format gif --trail 20
+  medexp show tracked --reference data/Fluo-N2DH-SIM+        what was missed and what is false, too
 
 A folder with tracks holds man_track.txt or res_track.txt, or folders with one (01_RES, 01_GT/TRA).
 Predictions are those that the run saved (save_predictions=true), else they are computed anew from its checkpoint.
