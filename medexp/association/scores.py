@@ -97,13 +97,28 @@ def _seg(result: Frames, segmentation: Frames) -> float:
 
 def _found(result: Frames, reference: Frames) -> dict[Node, Node]:
     """The objects of the reference that were found, each with what found it."""
-    found = {}
-    for frame, image in reference.items():
-        shared = shared_voxels(image, result[frame])
-        half = 2 * shared.voxels > shared.first_voxels
-        for known, told in zip(shared.first[half].tolist(), shared.second[half].tolist(), strict=True):
-            found[frame, known] = (frame, told)
-    return found
+    return {
+        (frame, known): (frame, told)
+        for frame, image in reference.items()
+        for known, told in found_objects(result[frame], image).items()
+    }
+
+
+def found_objects(
+    result: Integer[np.ndarray, "*spatial"], reference: Integer[np.ndarray, "*spatial"]
+) -> dict[int, int]:
+    """The objects of a frame that were found: those of which an object of the result covers more than half.
+
+    Args:
+        result: Ids, 0 where there is none.
+        reference: Ids on the same grid.
+
+    Returns:
+        Id in the result by id in the reference.
+    """
+    shared = shared_voxels(reference, result)
+    half = 2 * shared.voxels > shared.first_voxels
+    return dict(zip(shared.first[half].tolist(), shared.second[half].tolist(), strict=True))
 
 
 def _nodes(frames: Frames) -> set[Node]:

@@ -17,7 +17,7 @@ COMMANDS = {
     "status": ("medexp.cli.status", "status_command", "list the runs of a study, their states and scores"),
     "ensemble": ("medexp.cli.ensemble", "ensemble_command", "judge the networks of all folds of a study as one"),
     "compare": ("medexp.cli.compare", "compare_command", "say which method is better, worse or not separable"),
-    "show": ("medexp.cli.show", "show_command", "draw cases of a run: reference, prediction, and where they differ"),
+    "show": ("medexp.cli.show", "show_command", "draw cases of a run, with what is wrong, or tracks"),
     "describe": ("medexp.cli.describe", "describe_command", "class, place, size and shape of each object of a run"),
     "track": ("medexp.cli.track", "track_command", "link instances over frames to tracks, or join them over slices"),
     "data": ("medexp.cli.data", "data_command", "list, fetch, check and measure datasets, and plan a network for one"),

@@ -7,6 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medexp.cli.track_drawing import (
+    TRACK_OPTIONS,
+    add_grid,
+    add_reference,
+    add_track_drawing,
+    check_spacing,
+    draw,
+    images_in,
+    images_of_run,
+    read_reference,
+    refuse,
+)
 from medexp.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,6 +27,7 @@ if TYPE_CHECKING:
 _EPILOG = """examples:
   medexp track runs/cells/default -o tracked --max-distance-mm 20 --max-division-distance-mm 25
   medexp track RUN -o tracked --cost overlap --reference data/Fluo-N2DH-SIM+   with SEG, DET and TRA
+  medexp track cells/01_GT/SEG -o tracked --pictures --images cells            with a GIF and a page of the tracks
   medexp track slices -o joined --over slices --min-iou 0.4                    slices NAME_zNNN to volumes
 
 FOLDER is a run recorded with save_predictions=true, or holds files SEQUENCE_tNNN_instances.nii.gz, .png or .tif, or
@@ -38,11 +51,11 @@ def track_command(words: Sequence[str]) -> int:
         UsageError: A folder or a knob is not usable, or laptrack is not installed.
         DataError: A file is damaged, or frames are missing.
     """
-    arguments = _parser().parse_args(list(words))
-    if arguments.spacing_mm is not None and len(arguments.spacing_mm) != arguments.dims:
-        raise UsageError(f"--spacing-mm needs {arguments.dims} values (--dims), got {arguments.spacing_mm}")
-    if arguments.spacing_mm is not None and not min(arguments.spacing_mm) > 0:
-        raise UsageError(f"--spacing-mm needs values above 0, got {arguments.spacing_mm}")
+    parser = _parser()
+    arguments = parser.parse_args(list(words))
+    check_spacing(arguments)
+    if not arguments.pictures:
+        refuse(arguments, parser, (*TRACK_OPTIONS, "no_ids"), "needs --pictures")
     if arguments.over == "slices":
         return _join(arguments)
     return _link(arguments)
@@ -64,31 +77,47 @@ def _link(arguments: argparse.Namespace) -> int:
         allow_division=not arguments.no_division,
         max_division_distance_mm=arguments.max_division_distance_mm,
     )
-    places, measured, scores = [], [], []
+    places, measured, scores, drawn = [], [], [], []
     for sequence in _sequences(arguments):
         tracked = linker(sequence)
         write_result(tracked, arguments.output / f"{sequence.name}_RES")
         places.append(places_of(tracked))
         measured.append(measured_tracks(tracked, places[-1]))
         print(f"{sequence.name}: {len(tracked.tracks)} tracks in {len(sequence.frames)} frames")
-        if arguments.reference is not None:
-            scores.append({"sequence": sequence.name, **_scores(tracked, arguments.reference)})
+        known = None if arguments.reference is None else read_reference(tracked, arguments.reference)
+        if arguments.pictures:
+            drawn += _draw(tracked, known, arguments)
+        if known is not None:
+            scores.append({"sequence": sequence.name, **_scores(tracked, known, arguments.reference)})
             print("  ".join(f"{name} {value:.4f}" for name, value in scores[-1].items() if name != "sequence"))
     write_text(arguments.output / "places.csv", pd.concat(places).to_csv(index=False))
     write_text(arguments.output / "tracks.csv", pd.concat(measured).to_csv(index=False))
     if scores:
         write_text(arguments.output / "scores.csv", pd.DataFrame(scores).to_csv(index=False))
-    print(arguments.output / "tracks.csv")
+    for path in (*drawn, arguments.output / "tracks.csv"):
+        print(path)
     return 0
 
 
-def _scores(tracked: tracks.TrackedSequence, root: Path) -> dict[str, float]:
+def _draw(
+    tracked: tracks.TrackedSequence, known: tracks.TrackedSequence | None, arguments: argparse.Namespace
+) -> list[Path]:
+    from medexp.core.record import RunFolder
+
+    folder: Path = arguments.folder
+    if arguments.images is None and RunFolder(folder).exists:
+        tracked, of_run = images_of_run(tracked, folder, keep_grid=arguments.spacing_mm is not None)
+        return draw(tracked, of_run, arguments.output, arguments=arguments, reference=known)
+    images = images_in(tracked, given=arguments.images, beside=folder)
+    return draw(tracked, images, arguments.output, arguments=arguments, reference=known)
+
+
+def _scores(tracked: tracks.TrackedSequence, reference: tracks.TrackedSequence, root: Path) -> dict[str, float]:
     from medexp.association.scores import tracking_scores
-    from medexp.data.sequences import find_frames, read_frames, read_tracked, reference_folder
+    from medexp.data.sequences import find_frames, read_frames, reference_folder
 
     name, dims = tracked.sequence.name, tracked.sequence.geometry.spatial_dims
     folder = reference_folder(root, name)
-    reference = read_tracked(name, folder / "TRA", spatial_dims=dims)
     if not (folder / "SEG").is_dir():
         return tracking_scores(tracked, reference)
     (files,) = find_frames(folder / "SEG").values()
@@ -102,8 +131,11 @@ def _join(arguments: argparse.Namespace) -> int:
 
     from medexp.association.slices import SliceJoiner
 
-    if arguments.dims != 2 or arguments.reference is not None:
-        raise UsageError("--over slices joins images of 2 axes and compares with no reference; leave both options out")
+    if arguments.dims != 2 or arguments.reference is not None or arguments.pictures:
+        raise UsageError(
+            "--over slices joins images of 2 axes, compares with no reference and draws nothing; leave --dims, "
+            "--reference and --pictures out"
+        )
     if not arguments.slice_distance_mm > 0:
         raise UsageError(f"--slice-distance-mm needs a value above 0, got {arguments.slice_distance_mm}")
     joiner = SliceJoiner(min_iou=arguments.min_iou, gap_slices=arguments.gap)
@@ -136,9 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     add("folder", type=Path, metavar="FOLDER", help="a run, or a folder of instance images")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for what is written")
     add("--over", choices=("frames", "slices"), default="frames", help="what follows each other (default: frames)")
-    add("--reference", type=Path, metavar="FOLDER", help="holds SEQUENCE_GT/TRA and SEG, or is SEQUENCE_GT")
-    add("--dims", type=int, choices=(2, 3), default=2, help="axes of a frame (default: 2)")
-    add("--spacing-mm", type=float, nargs="+", metavar="MM", help="along each axis (default: what files say)")
+    add_reference(add)
+    add_grid(add)
     add("--gap", type=int, default=0, metavar="N", help="frames or slices an object may be missing from (default: 0)")
     frames = parser.add_argument_group("over frames").add_argument
     frames("--cost", choices=("distance", "overlap"), default="distance", help="of a link (default: distance)")
@@ -146,6 +177,12 @@ def _parser() -> argparse.ArgumentParser:
     frames("--min-overlap", type=float, default=0.1, metavar="PART", help="with --cost overlap (default: 0.1)")
     frames("--no-division", action="store_true", help="no object becomes two")
     frames("--max-division-distance-mm", type=float, metavar="MM", help="mother to daughter (default: as others)")
+    pictures = parser.add_argument_group("pictures of tracks").add_argument
+    pictures(
+        "--pictures", action="store_true", help="draw each sequence as GIF, page and PNG; medexp show does it later"
+    )
+    add_track_drawing(pictures)
+    pictures("--no-ids", action="store_true", help="without the ids of tracks")
     slices = parser.add_argument_group("over slices").add_argument
     slices("--min-iou", type=float, default=0.3, metavar="IOU", help="of two outlines of an object (default: 0.3)")
     slices("--slice-distance-mm", type=float, default=1.0, metavar="MM", help="between slices (default: 1)")

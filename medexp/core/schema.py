@@ -85,6 +85,7 @@ RULES: Mapping[str, Rule] = {
     "pictures.layout": _one_of("planes", "slice", "montage"),
     "pictures.slices": _whole(1),
     "pictures.errors": _FLAG,
+    "pictures.ids": _FLAG,
     "pictures.channel": _whole(0),
     "save_predictions": _FLAG,
     "on_change": _one_of("refuse", "resume", "new"),

@@ -1,4 +1,4 @@
-"""Instances of the frames of sequences, read from a folder, and tracks in the Cell Tracking Challenge's layout."""
+"""Frames of sequences, read from a folder: instances, images, and tracks in the Cell Tracking Challenge's layout."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from medexp.core.errors import DataError, UsageError
 from medexp.core.faults import Fault
 from medexp.core.geometry import Geometry
 from medexp.core.tracks import Sequence, TrackedSequence
-from medexp.data.sources._files import read_labels, stem
+from medexp.data.sources._files import read_image, read_labels, stem
 from medexp.data.sources._track_table import read_tracks
 
 # Case ids of sequences (01_t000) and of slices (liver_z012), with what saved predictions end in.
 _NAMED = re.compile(r"(?P<sequence>.+)_[tz](?P<frame>\d+)(?P<instances>_instances)?")
 # Files of the challenge, whose folder says the sequence.
 _CHALLENGE = re.compile(r"(?:mask|man_seg|man_track)(?P<frame>\d+)")
+_TABLES = ("man_track.txt", "res_track.txt")
 _FOLDER = re.compile(r"(?P<sequence>.+)_(?:GT|ST|RES|ERR_SEG)")
 
 
@@ -95,7 +97,14 @@ def read_frames(
     return Sequence(name, frames, geometry)
 
 
-def read_tracked(name: str, folder: Path, *, spatial_dims: int, table: str = "man_track.txt") -> TrackedSequence:
+def read_tracked(
+    name: str,
+    folder: Path,
+    *,
+    spatial_dims: int,
+    table: str = "man_track.txt",
+    spacing_mm: tuple[float, ...] | None = None,
+) -> TrackedSequence:
     """Read frames of tracks with their table.
 
     Args:
@@ -103,6 +112,7 @@ def read_tracked(name: str, folder: Path, *, spatial_dims: int, table: str = "ma
         folder: Holds the frames and the table.
         spatial_dims: Axes of a frame, 2 or 3.
         table: Name of the table's file; res_track.txt for a result.
+        spacing_mm: Distance of voxels along each axis of the array; None takes what the files say.
 
     Returns:
         The tracks.
@@ -114,8 +124,77 @@ def read_tracked(name: str, folder: Path, *, spatial_dims: int, table: str = "ma
     if faults:
         raise DataError.of(*faults)
     (files,) = find_frames(folder).values()
-    sequence = read_frames(name, files, spatial_dims=spatial_dims)
+    sequence = read_frames(name, files, spatial_dims=spatial_dims, spacing_mm=spacing_mm)
     return TrackedSequence(sequence, tuple(tracks[identity] for identity in sorted(tracks)))
+
+
+def find_tracked(folder: Path) -> dict[str, Path]:
+    """The tables of tracks in a folder, by sequence.
+
+    Args:
+        folder: Holds a table (man_track.txt, res_track.txt) beside its frames, or TRA with one, or several of both
+            kinds (01_RES, 01_GT).
+
+    Returns:
+        The tables; none where there are none.
+
+    Raises:
+        UsageError: A sequence has several.
+    """
+    beside = [folder / inner for inner in (".", "TRA") if (folder / inner).is_dir()]
+    within = [path / inner for path in sorted(folder.glob("*")) if path.is_dir() for inner in (".", "TRA")]
+    found: dict[str, Path] = {}
+    for place in beside if any((one / name).is_file() for one in beside for name in _TABLES) else within:
+        for table in (place / name for name in _TABLES if (place / name).is_file()):
+            name = _sequence_of(place)
+            if name in found:
+                raise UsageError(f"{folder} has sequence {name} in {found[name].parent} and {place}; name one of them")
+            found[name] = table
+    return found
+
+
+def case_of(path: Path) -> str:
+    """Id of the case whose saved prediction a file holds."""
+    return unquote((stem(path.name) or path.name).removesuffix("_instances"))
+
+
+def find_images(folder: Path, name: str) -> dict[int, Path]:
+    """The files of the images of a sequence, by number of the frame.
+
+    Args:
+        folder: Holds files NAME_tNNN, or tNNN, by itself or in a folder NAME.
+        name: Name of the sequence.
+
+    Returns:
+        The files; none where there are none.
+    """
+    place = folder / name if (folder / name).is_dir() else folder
+    pattern = re.compile(rf"(?:{re.escape(name)}_)?t(?P<frame>\d+)")
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    matches = [(pattern.fullmatch(stem(path.name) or ""), path) for path in files]
+    return {int(match["frame"]): path for match, path in matches if match}
+
+
+def read_pixels(path: Path, *, spatial_dims: int, channel: int = 0) -> Float[np.ndarray, "*spatial"]:
+    """Read a channel of the image of a frame.
+
+    Args:
+        path: The file.
+        spatial_dims: Axes of a frame, 2 or 3.
+        channel: The channel.
+
+    Returns:
+        Its values.
+
+    Raises:
+        DataError: The file is damaged.
+        UsageError: The image has no such channel.
+    """
+    pixels, _ = read_image(path, case_id=path.name, spatial_dims=spatial_dims)
+    if not 0 <= channel < len(pixels):
+        raise UsageError(f"channel needs a value from 0 to {len(pixels) - 1} for {path}, got {channel}")
+    values: np.ndarray = pixels[channel]
+    return values
 
 
 def reference_folder(root: Path, name: str) -> Path:

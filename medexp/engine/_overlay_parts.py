@@ -18,11 +18,11 @@ from skimage.measure import find_contours
 
 from medexp.core.geometry import Geometry
 from medexp.core.types import Kind, Prediction
+from medexp.engine._instance_colours import INSTANCE_COLOURS, PALETTE, Neighbours, colour_table
 from medexp.engine._overlay_errors import ERROR_COLOURS
 from medexp.engine._overlay_planes import Plane
+from medexp.engine._overlay_words import score_text, write_id
 
-# M. Okabe and K. Ito, Color universal design (2008), without black; the ones that stand out on grey come first.
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
 FILL_OPACITY = 0.45
 ERROR_OPACITY = 0.7
 DASHES = ("solid", "dashed", "dotted", "dashdot")
@@ -34,7 +34,6 @@ _LINE_PT = 1.2
 _CROSS_PT = 6.0
 _SCORE_PT = 5.0
 _EDGE_LETTER_PT = 6.0
-_CAPTION_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Look:
     dashes: str
 
     def colour(self, number: int) -> str:
-        """The colour of an instance by its number."""
+        """The colour of an instance by its number among colours."""
         return self.colours[number % len(self.colours)]
 
 
@@ -71,7 +70,7 @@ def looks_of(shown: Sequence[Prediction]) -> dict[str, Look]:
         return {}
     names = dict.fromkeys(structure.name for one in shown for structure in one.classes)
     if len(names) == 1 and any(one.instances is not None for one in shown):
-        return {name: Look(PALETTE, DASHES[0]) for name in names}
+        return {name: Look(INSTANCE_COLOURS, DASHES[0]) for name in names}
     of_masks = any(one.mask is not None and one.instances is None for one in shown)
     # Seven colours and four dashes have no common factor: 28 classes differ either way.
     dashes = [i if of_masks else i // len(PALETTE) for i in range(len(names))]
@@ -79,6 +78,21 @@ def looks_of(shown: Sequence[Prediction]) -> dict[str, Look]:
         name: Look((PALETTE[i % len(PALETTE)],), DASHES[dash % len(DASHES)])
         for i, (name, dash) in enumerate(zip(names, dashes, strict=True))
     }
+
+
+def colour_numbers(shown: Prediction) -> Integer[np.ndarray, "ids"]:
+    """Which of several colours each instance has, by its id, so that no two alike touch anywhere in the image.
+
+    Args:
+        shown: What is drawn.
+
+    Returns:
+        Numbers of colours by id, from 0 on; only that of id 0 where there are no instances.
+    """
+    neighbours = Neighbours()
+    if shown.instances is not None:
+        neighbours.add(shown.instances)
+    return colour_table(neighbours.colour_numbers())
 
 
 def has_places(shown: Prediction) -> bool:
@@ -93,14 +107,14 @@ class Area:
 
     Attributes:
         name: Name of the class.
-        number: Number of the instance; 0 for a class.
+        identity: Id of the instance; 0 for a class.
         inside: Whether each pixel of a part of the plane belongs to it.
         row: First row of this part.
         column: First column of this part.
     """
 
     name: str
-    number: int
+    identity: int
     inside: Bool[np.ndarray, "rows columns"]
     row: int = 0
     column: int = 0
@@ -109,6 +123,13 @@ class Area:
         """Set its pixels in an array of the whole plane."""
         rows, columns = self.inside.shape
         plane[self.row : self.row + rows, self.column : self.column + columns][self.inside] = value
+
+    @property
+    def middle(self) -> Float[np.ndarray, "2"]:
+        """Column and row of the middle of its pixel that is nearest to its centre."""
+        pixels = np.argwhere(self.inside)
+        row, column = pixels[((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+        return np.array([self.column + column + 0.5, self.row + row + 0.5])
 
     def outlines(self) -> list[Float[np.ndarray, "_ 2"]]:
         """Closed lines of (column, row), halfway between the pixels inside and outside, along the image's edge there.
@@ -174,7 +195,7 @@ def _instances(shown: Prediction, plane: Plane) -> Iterator[Area]:
     cut = plane.cut(shown.instances, lead=0)
     for number, box in enumerate(find_objects(cut)):
         if box is not None and (name := names.get(int(shown.objects.labels[number]))) is not None:
-            yield Area(name, number, cut[box] == number + 1, row=box[0].start, column=box[1].start)
+            yield Area(name, number + 1, cut[box] == number + 1, row=box[0].start, column=box[1].start)
 
 
 @dataclass(frozen=True)
@@ -187,6 +208,7 @@ class Panel:
         geometry: The image's grid.
         looks: How each class is drawn.
         filled: Areas instead of contours.
+        ids: Whether instances have their id written in them, where it finds room.
     """
 
     axes: Axes
@@ -194,6 +216,7 @@ class Panel:
     geometry: Geometry
     looks: Mapping[str, Look]
     filled: bool
+    ids: bool = False
 
     def draw_image(self, pixels: Float[np.ndarray, "*spatial"], window: tuple[float, float]) -> None:
         """Draw an image in grey, between the intensities that are black and white."""
@@ -207,10 +230,16 @@ class Panel:
         for spine in self.axes.spines.values():
             spine.set_visible(False)
 
-    def draw(self, shown: Prediction, *, with_scores: bool) -> None:
-        """Draw all that a prediction or reference holds; boxes with their scores where asked for."""
+    def draw(self, shown: Prediction, numbers: Integer[np.ndarray, "ids"], *, with_scores: bool) -> None:
+        """Draw all that a prediction or reference holds.
+
+        Args:
+            shown: It.
+            numbers: What `colour_numbers` says of it.
+            with_scores: Boxes have their scores beside them.
+        """
         self._draw_heat(shown)
-        self._draw_areas(shown)
+        self._draw_areas(shown, numbers)
         # Instances are their objects, drawn more closely.
         if shown.objects is not None and shown.instances is None:
             self._draw_objects(shown, with_scores=with_scores)
@@ -266,28 +295,33 @@ class Panel:
             colours[..., 3] = _HEAT_OPACITY * np.clip(channel / highest, 0.0, 1.0)
             self._lay_over(colours)
 
-    def _draw_areas(self, shown: Prediction) -> None:
+    def _draw_areas(self, shown: Prediction, numbers: Integer[np.ndarray, "ids"]) -> None:
         areas = areas_of(shown, self.plane)
         if not areas:
             return
+        colours = [self.looks[area.name].colour(int(numbers[area.identity])) for area in areas]
         rows, columns = self.plane.pixels(self.geometry)
         if self.filled:
-            colours = np.zeros((rows, columns, 4))
-            for area in areas:
+            over = np.zeros((rows, columns, 4))
+            for area, colour in zip(areas, colours, strict=True):
                 # The upper replaces the lower: mixed colours would be in no legend.
-                area.paint(colours, (*to_rgb(self.looks[area.name].colour(area.number)), FILL_OPACITY))
-            self._lay_over(colours)
+                area.paint(over, (*to_rgb(colour), FILL_OPACITY))
+            self._lay_over(over)
         height, width = self.plane.size_mm(self.geometry)
-        for area in areas:
-            lines = [line * np.array([width / columns, height / rows]) for line in area.outlines()]
-            self._draw_outlines(lines, self.looks[area.name], area.number)
+        pixel = np.array([width / columns, height / rows])
+        for area, colour in zip(areas, colours, strict=True):
+            self._draw_outlines([line * pixel for line in area.outlines()], colour, self.looks[area.name].dashes)
+        if self.ids and shown.instances is not None:
+            for area in areas:
+                extent = area.inside.shape[1] * pixel[0], area.inside.shape[0] * pixel[1]
+                write_id(self.axes, area.identity, area.middle * pixel, extent)
 
-    def _draw_outlines(self, lines: list[Float[np.ndarray, "_ 2"]], look: Look, number: int) -> None:
+    def _draw_outlines(self, lines: list[Float[np.ndarray, "_ 2"]], colour: str, dashes: str) -> None:
         """Draw outlines on their inner side alone, so that areas that touch do not hide each other's border."""
         strokes = LineCollection(
             lines,
-            colors=look.colour(number),
-            linestyles=look.dashes,
+            colors=colour,
+            linestyles=dashes,
             linewidths=_LINE_PT if self.filled else 2 * _LINE_PT,
         )
         self.axes.add_collection(strokes, autolim=False)
@@ -345,38 +379,3 @@ class Panel:
             color="black",
             bbox={"boxstyle": "square,pad=0.1", "facecolor": look.colour(0), "linewidth": 0.0, "alpha": 0.8},
         )
-
-
-def score_text(score: float) -> str:
-    """Two digits without a leading zero.
-
-    >>> score_text(0.874), score_text(1.0)
-    ('.87', '1.00')
-    """
-    return f"{score:.2f}".removeprefix("0")
-
-
-def caption_of(shown: Prediction, *, with_scores: bool) -> list[str]:
-    """What holds for the whole image: its classes, and how many objects a density counts.
-
-    Args:
-        shown: What is drawn.
-        with_scores: The surest classes with their probabilities; else those that hold.
-
-    Returns:
-        A line for each class, three of either kind at most; "none" where no class holds.
-    """
-    lines: list[str] = []
-    if shown.scores is not None:
-        surest = [int(i) for i in np.argsort(-shown.scores, kind="stable")]
-        if with_scores:
-            lines += [f"{score_text(float(shown.scores[i]))} {shown.classes[i].name}" for i in surest[:_CAPTION_LINES]]
-        else:
-            true = [shown.classes[i].name for i in surest if shown.scores[i] > 0.5]
-            lines += true[:_CAPTION_LINES] or ["none"]
-    density = shown.maps.get(Kind.DENSITY)
-    if density is not None:
-        totals = density.reshape(len(density), -1).sum(axis=1).tolist()
-        counted = list(zip(totals, shown.classes, strict=True))
-        lines += [f"{total:.1f} {structure.name}" for total, structure in counted[:_CAPTION_LINES]]
-    return lines

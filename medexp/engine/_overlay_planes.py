@@ -159,11 +159,11 @@ def planes_of(geometry: Geometry, shown: Sequence[Prediction], cuts: Cuts = PLAN
     if geometry.spatial_dims == 2:
         return [plane_at(geometry, None, 0)]
     if cuts.layout == "slice" and cuts.index is not None:
-        return [_slice_at(geometry, _axis(geometry, cuts), cuts.index)]
+        return [_slice_at(geometry, widest_axis(geometry, cuts), cuts.index)]
     foreground = _first_foreground(geometry, shown)
     if cuts.layout == "planes":
         return [plane_at(geometry, axis, _fullest_slice(foreground, axis)) for axis in range(3)]
-    axis = _axis(geometry, cuts)
+    axis = widest_axis(geometry, cuts)
     if cuts.layout == "slice":
         return [plane_at(geometry, axis, _fullest_slice(foreground, axis))]
     return [plane_at(geometry, axis, index) for index in _spread(foreground, axis, cuts.slices)]
@@ -178,7 +178,8 @@ def _first_foreground(geometry: Geometry, shown: Sequence[Prediction]) -> Bool[n
     return found
 
 
-def _axis(geometry: Geometry, cuts: Cuts) -> int:
+def widest_axis(geometry: Geometry, cuts: Cuts = PLANES) -> int:
+    """The axis of a volume that a slice cuts, see `Cuts`."""
     if cuts.axis is not None:
         return cuts.axis
     order = [0, 1, 2] if geometry.unit == "px" else list(reversed(orient_to_world(geometry)[0]))

@@ -10,8 +10,9 @@ from jaxtyping import Float, Integer, UInt8
 from medexp.core.types import Image, Prediction
 from medexp.engine._overlay_checks import check_case, window_of
 from medexp.engine._overlay_errors import error_kinds, has_areas
-from medexp.engine._overlay_parts import caption_of, class_numbers, looks_of
+from medexp.engine._overlay_parts import class_numbers, looks_of
 from medexp.engine._overlay_planes import Plane, planes_of
+from medexp.engine._overlay_words import caption_of
 
 
 @dataclass(frozen=True)

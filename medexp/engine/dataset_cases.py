@@ -50,8 +50,23 @@ class DatasetCases:
             UsageError: The dataset has no such case.
             DataError: It cannot be read, or nobody annotated it.
         """
-        image = self.source.read(self._case(case_id))
+        image = self.image(case_id)
         return image, annotation_shown(image, self.source.labels)
+
+    def image(self, case_id: str) -> Image:
+        """A case as its source reads it, whether or not it is annotated.
+
+        Args:
+            case_id: Its id.
+
+        Returns:
+            The image.
+
+        Raises:
+            UsageError: The dataset has no such case.
+            DataError: It cannot be read.
+        """
+        return self.source.read(self._case(case_id))
 
     def patches(self, case_id: str, number: int) -> Iterator[tuple[Image, Prediction, dict[str, Any]]]:
         """The first training patches of a case as training sees them, in the order in which it does.

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from jaxtyping import Integer
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -17,18 +19,14 @@ from matplotlib.figure import Figure
 from medexp.core.errors import UsageError
 from medexp.core.files import safe_name
 from medexp.core.types import Image, Prediction
+from medexp.engine._instance_colours import PALETTE
 from medexp.engine._overlay_checks import check_case, window_of
 from medexp.engine._overlay_errors import ERROR_COLOURS, error_kinds, has_areas, kinds_between
 from medexp.engine._overlay_layout import class_handles, figure_of, patch_handle, write_title
-from medexp.engine._overlay_parts import (
-    ERROR_OPACITY,
-    PALETTE,
-    Panel,
-    caption_of,
-    looks_of,
-)
+from medexp.engine._overlay_parts import ERROR_OPACITY, Panel, colour_numbers, looks_of
 from medexp.engine._overlay_planes import PLANES, Cuts, planes_of
 from medexp.engine._overlay_slices import ShownBox, ShownSlice, shown_slices
+from medexp.engine._overlay_words import caption_of
 
 STYLES = ("contour", "fill")
 FORMATS = ("png", "svg")
@@ -57,6 +55,7 @@ class Drawing:
         errors: A panel more that shows where prediction and reference differ, where both have areas.
         channel: The image channel that is shown.
         cuts: Which planes of a volume.
+        ids: Whether instances have their id written in them, where it finds room.
 
     Raises:
         UsageError: A value has no meaning.
@@ -67,6 +66,7 @@ class Drawing:
     errors: bool = True
     channel: int = 0
     cuts: Cuts = PLANES
+    ids: bool = True
 
     def __post_init__(self) -> None:
         for name, values, known in (("styles", self.styles, STYLES), ("formats", self.formats, FORMATS)):
@@ -82,6 +82,7 @@ class Drawing:
             errors=knobs["errors"],
             channel=knobs["channel"],
             cuts=Cuts(layout=knobs["layout"], slices=knobs["slices"]),
+            ids=knobs["ids"],
         )
 
 
@@ -105,11 +106,12 @@ def draw_overlay(
     the last upwards; pixels in the order of the array, rows down. Letters say which side of the patient an edge is,
     where the affine tells it. The pictures do not name the case.
 
-    What is drawn is what the two hold. Instances have a contour each, in the colour of their class or, of a single
-    class, in colours that tell them apart; else each class of the mask has one, in a colour and with dashes of its own.
-    Objects that are no instances are rectangles, those without extent crosses, in the planes that they meet; predicted
-    ones have their score beside them and are faint where it is low. Scores of the whole image and the number that a
-    density counts stand over the panels; the density itself is laid over the image where areas are drawn.
+    What is drawn is what the two hold. Instances have a contour and their id each, in the colour of their class or, of
+    a single class, in colours of which no two alike touch; else each class of the mask has one, in a colour and with
+    dashes of its own. Objects that are no instances are rectangles, those without extent crosses, in the planes that
+    they meet; predicted ones have their score beside them and are faint where it is low. Scores of the whole image and
+    the number that a density counts stand over the panels; the density itself is laid over the image where areas are
+    drawn.
 
     Args:
         image: The case; `pixels` of shape (channels, *spatial), in 2D or 3D.
@@ -138,6 +140,7 @@ def draw_overlay(
             channel=drawing.channel,
             errors=drawing.errors,
             cuts=drawing.cuts,
+            ids=drawing.ids,
         )
         paths += [write_figure(figure, Path(f"{stem}_{style}.{form}")) for form in drawing.formats]
     return paths
@@ -172,6 +175,7 @@ def overlay_figure(
     channel: int = 0,
     errors: bool = False,
     cuts: Cuts = PLANES,
+    ids: bool = False,
 ) -> Figure:
     """The figure of one case, see `draw_overlay`; its axes run row by row in millimetres (pixels where there are none).
 
@@ -183,6 +187,7 @@ def overlay_figure(
         channel: The image channel that is shown.
         errors: A panel more that shows where the two differ, where both have areas.
         cuts: Which planes of a volume.
+        ids: Whether instances have their id written in them, where it finds room.
 
     Returns:
         The figure, without a canvas.
@@ -212,11 +217,12 @@ def overlay_figure(
         unit=image.geometry.unit,
     )
     window = window_of(image.pixels[channel])
+    numbers = {name: colour_numbers(shown) for name, shown in columns.items() if shown is not None}
     for plane, row in zip(planes, rows, strict=True):
-        panels = [Panel(axes, plane, image.geometry, looks, filled) for axes in row]
+        panels = [Panel(axes, plane, image.geometry, looks, filled, ids) for axes in row]
         for panel in panels:
             panel.draw_image(image.pixels[channel], window)
-        _draw_over(panels, columns, compared)
+        _draw_over(panels, columns, numbers, compared)
     for row in rows:
         if row[0].get_position().y1 == rows[0][0].get_position().y1:
             _write_titles(row, captions if row is rows[0] else {name: [] for name in captions})
@@ -235,13 +241,16 @@ def _caption(name: str, shown: Prediction | None) -> list[str]:
 
 
 def _draw_over(
-    panels: Sequence[Panel], columns: Mapping[str, Prediction | None], compared: tuple[Prediction, Prediction] | None
+    panels: Sequence[Panel],
+    columns: Mapping[str, Prediction | None],
+    numbers: Mapping[str, Integer[np.ndarray, "ids"]],
+    compared: tuple[Prediction, Prediction] | None,
 ) -> None:
     """Draw what lies over the image in the panels of a plane."""
     plane = panels[0].plane
     for panel, (name, shown) in zip(panels, columns.items(), strict=False):
         if shown is not None:
-            panel.draw(shown, with_scores=name == "prediction")
+            panel.draw(shown, numbers[name], with_scores=name == "prediction")
     if compared is not None:
         panels[-1].draw_errors(error_kinds(*compared, plane))
     panels[0].write_letters()

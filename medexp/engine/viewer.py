@@ -19,7 +19,7 @@ from medexp.core.geometry import Geometry
 from medexp.core.types import Image, Prediction
 from medexp.engine._overlay_checks import check_case, window_of
 from medexp.engine._overlay_errors import ERROR_COLOURS, ErrorKind, error_kinds, has_areas, kinds_between
-from medexp.engine._overlay_parts import Look, looks_of
+from medexp.engine._overlay_parts import Look, colour_numbers, looks_of
 from medexp.engine._overlay_planes import Plane, plane_at
 from medexp.engine._overlay_slices import caption_of_both
 
@@ -131,10 +131,11 @@ def _numbers(shown: Prediction | None, looks: Mapping[str, Look]) -> Integer[np.
         assert shown.objects is not None
         by_value = {structure.value: structure.name for structure in shown.classes}
         table = np.zeros(len(shown.objects) + 1, dtype=np.uint8)
-        for number, value in enumerate(shown.objects.labels.tolist()):
+        colours = colour_numbers(shown)
+        for identity, value in enumerate(shown.objects.labels[: len(colours) - 1].tolist(), start=1):
             if value in by_value:
                 name = by_value[value]
-                table[number + 1] = firsts[name] + number % len(looks[name].colours)
+                table[identity] = firsts[name] + colours[identity] % len(looks[name].colours)
         return table[shown.instances]
     numbers = np.zeros(shown.geometry.shape, dtype=np.uint8)
     areas = [(structure.name, shown.binary(structure)) for structure in shown.classes]

@@ -1,4 +1,4 @@
-"""Train on generated volumes for a minute and draw the pictures of docs/pictures.md.
+"""Train on generated volumes for a minute and draw the pictures of docs/pictures.md and docs/instances.md.
 
 Run by `make pictures`. The screenshot of the page needs Chromium; without one only the overlay is drawn.
 """
@@ -9,6 +9,10 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+import numpy as np
+import tifffile
+from scipy.ndimage import gaussian_filter
 
 import medexp
 from medexp.cli.main import main as command_line
@@ -22,6 +26,7 @@ _KNOBS = (
     "trainer.max_steps=80", "precision=32-true", "metrics=dice", "overlays=0", "save_predictions=true",
     "tracking=off", "study=pictures",
 )  # fmt: skip
+_CELLS, _FRAMES = (64, 96), 10
 _MOST_BYTES = 200_000
 
 
@@ -29,10 +34,44 @@ def _trained(folder: Path) -> Run:
     return medexp.train(medexp.compose(None, [*_KNOBS, f"paths.runs={folder / 'runs'}", f"paths.cache={folder}"]))
 
 
-def _show(run: Run, *words: str) -> None:
-    code = command_line(["show", str(run.path), *words])
+def _show(path: Path, *words: str) -> None:
+    code = command_line(["show", str(path), *words])
     if code:
         raise SystemExit(code)
+
+
+def _write_cells(folder: Path) -> Path:
+    """A sequence of generated cells that wander, and of which some divide, in the Cell Tracking Challenge's layout."""
+    images, tables = folder / "01", folder / "01_GT" / "TRA"
+    images.mkdir(parents=True)
+    tables.mkdir(parents=True)
+    random, grid = np.random.default_rng(4), np.moveaxis(np.indices(_CELLS), 0, -1)
+    begun, ended, parents = dict.fromkeys(range(1, 5), 0), {}, {}
+    places = {1 + i: np.array([18.0 + 28 * (i // 2), 26.0 + 44 * (i % 2)]) for i in range(4)}
+    speeds = {identity: random.normal(0, 1.5, size=2) for identity in places}
+    for frame in range(_FRAMES):
+        for mother in [name for name in places if frame and frame == 3 * name]:
+            way = random.normal(size=2)
+            for side in (-1, 1):
+                daughter = len(begun) + 1
+                begun[daughter], parents[daughter] = frame, mother
+                places[daughter] = places[mother] + side * 9 * way / np.linalg.norm(way)
+                speeds[daughter] = side * 1.5 * way / np.linalg.norm(way)
+            ended[mother] = frame - 1
+            del places[mother]
+        ids = np.zeros(_CELLS, dtype=np.uint16)
+        distance = np.stack([((grid - place) ** 2).sum(axis=-1) for place in places.values()])
+        near = distance.min(axis=0) < 81
+        ids[near] = np.array(list(places))[distance.argmin(axis=0)[near]]
+        image = gaussian_filter((ids > 0) * 0.6 + (distance.min(axis=0) < 16) * 0.4, 1.5)
+        tifffile.imwrite(images / f"t{frame:03d}.tif", image.astype(np.float32), photometric="minisblack")
+        tifffile.imwrite(tables / f"man_track{frame:03d}.tif", ids, photometric="minisblack")
+        for name in places:
+            speeds[name] += random.normal(0, 0.4, size=2)
+            places[name] = np.clip(places[name] + speeds[name], 10, np.array(_CELLS) - 11)
+    lines = [f"{name} {first} {ended.get(name, _FRAMES - 1)} {parents.get(name, 0)}\n" for name, first in begun.items()]
+    (tables / "man_track.txt").write_text("".join(lines))
+    return tables
 
 
 def photographed(page: Path, picture: Path, *, folder: Path, height: int = 720) -> None:
@@ -65,10 +104,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         run = _trained(folder)
-        _show(run, "--style", "contour", "-o", str(overlay))
-        _show(run, "--format", "html", "-o", str(folder / "viewer.html"))
+        _show(run.path, "--style", "contour", "-o", str(overlay))
+        _show(run.path, "--format", "html", "-o", str(folder / "viewer.html"))
         photographed(folder / "viewer.html", viewer, folder=folder)
-    weigh(overlay, viewer)
+        cells = _write_cells(folder / "cells")
+        for form in ("gif", "png"):
+            _show(cells, "--format", form, "-o", str(FOLDER / f"tracks.{form}"))
+    weigh(overlay, viewer, FOLDER / "tracks.gif", FOLDER / "tracks.png")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from medexp.core.config import plain
 from medexp.core.errors import UsageError
 from medexp.core.geometry import Geometry
 from medexp.core.types import Case, Image, Prediction, StructureClass
+from medexp.engine._instance_colours import INSTANCE_COLOURS
 from medexp.engine._overlay_errors import ERROR_COLOURS, ErrorKind, error_kinds
 from medexp.engine._overlay_parts import looks_of
 from medexp.engine.overlays import PALETTE, Cuts, Drawing, draw_overlay, overlay_figure, shown_slices
@@ -52,7 +53,7 @@ def test_colours_of_classes_and_of_errors_are_told_apart_by(whom: str) -> None:
     errors = [
         [colour for kind, colour in ERROR_COLOURS.items() if (kind >= ErrorKind.MATCHED) is of] for of in (False, True)
     ]
-    for colours in (list(PALETTE), *errors):
+    for colours in (list(INSTANCE_COLOURS[:12]), *errors):
         assert min(_distances(colours, _SEEN_BY[whom])) > _CLEAR
 
 
