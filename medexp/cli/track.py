@@ -28,6 +28,7 @@ _EPILOG = """examples:
   medexp track runs/cells/default -o tracked --max-distance-mm 20 --max-division-distance-mm 25
   medexp track RUN -o tracked --cost overlap --reference data/Fluo-N2DH-SIM+   with SEG, DET and TRA
   medexp track cells/01_GT/SEG -o tracked --pictures --images cells            with a GIF and a page of the tracks
+  medexp track RUN -o tracked --frames 43 64 --reference data/Fluo-N2DH-SIM+   the frames that were held out
   medexp track slices -o joined --over slices --min-iou 0.4                    slices NAME_zNNN to volumes
 
 FOLDER is a run recorded with save_predictions=true, or holds files SEQUENCE_tNNN_instances.nii.gz, .png or .tif, or
@@ -78,17 +79,19 @@ def _link(arguments: argparse.Namespace) -> int:
         max_division_distance_mm=arguments.max_division_distance_mm,
     )
     places, measured, scores, drawn = [], [], [], []
-    for sequence in _sequences(arguments):
+    for sequence in _chosen_frames(_sequences(arguments), arguments):
         tracked = linker(sequence)
         write_result(tracked, arguments.output / f"{sequence.name}_RES")
         places.append(places_of(tracked))
         measured.append(measured_tracks(tracked, places[-1]))
         print(f"{sequence.name}: {len(tracked.tracks)} tracks in {len(sequence.frames)} frames")
         known = None if arguments.reference is None else read_reference(tracked, arguments.reference)
+        if known is not None and arguments.frames is not None:
+            known = known.between(*arguments.frames)
         if arguments.pictures:
             drawn += _draw(tracked, known, arguments)
         if known is not None:
-            scores.append({"sequence": sequence.name, **_scores(tracked, known, arguments.reference)})
+            scores.append({"sequence": sequence.name, **_scores(tracked, known, arguments)})
             print("  ".join(f"{name} {value:.4f}" for name, value in scores[-1].items() if name != "sequence"))
     write_text(arguments.output / "places.csv", pd.concat(places).to_csv(index=False))
     write_text(arguments.output / "tracks.csv", pd.concat(measured).to_csv(index=False))
@@ -112,17 +115,33 @@ def _draw(
     return draw(tracked, images, arguments.output, arguments=arguments, reference=known)
 
 
-def _scores(tracked: tracks.TrackedSequence, reference: tracks.TrackedSequence, root: Path) -> dict[str, float]:
+def _scores(
+    tracked: tracks.TrackedSequence, reference: tracks.TrackedSequence, arguments: argparse.Namespace
+) -> dict[str, float]:
     from medexp.association.scores import tracking_scores
     from medexp.data.sequences import find_frames, read_frames, reference_folder
 
     name, dims = tracked.sequence.name, tracked.sequence.geometry.spatial_dims
-    folder = reference_folder(root, name)
+    folder, chosen = reference_folder(arguments.reference, name), arguments.frames is not None
     if not (folder / "SEG").is_dir():
         return tracking_scores(tracked, reference)
     (files,) = find_frames(folder / "SEG").values()
-    segmentation = read_frames(name, files, spatial_dims=dims).frames
+    outlined = read_frames(name, files, spatial_dims=dims).frames
+    judged = reference.sequence.frames
+    segmentation = {number: image for number, image in outlined.items() if not chosen or number in judged}
     return tracking_scores(tracked, reference, segmentation)
+
+
+def _chosen_frames(sequences: list[tracks.Sequence], arguments: argparse.Namespace) -> list[tracks.Sequence]:
+    if arguments.frames is None:
+        return sequences
+    first, last = arguments.frames
+    chosen = [sequence.between(first, last) for sequence in sequences]
+    for sequence, part in zip(sequences, chosen, strict=True):
+        if not part.frames:
+            there = f"{min(sequence.frames)} to {max(sequence.frames)}"
+            raise UsageError(f"--frames {first} {last} leaves no frame of sequence {sequence.name}, which has {there}")
+    return chosen
 
 
 def _join(arguments: argparse.Namespace) -> int:
@@ -172,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     add_grid(add)
     add("--gap", type=int, default=0, metavar="N", help="frames or slices an object may be missing from (default: 0)")
     frames = parser.add_argument_group("over frames").add_argument
+    frames("--frames", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these are linked, drawn and judged")
     frames("--cost", choices=("distance", "overlap"), default="distance", help="of a link (default: distance)")
     frames("--max-distance-mm", type=float, default=15.0, metavar="MM", help="between centres (default: 15)")
     frames("--min-overlap", type=float, default=0.1, metavar="PART", help="with --cost overlap (default: 0.1)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Integer
@@ -42,6 +42,10 @@ class Sequence:
     frames: Mapping[int, Integer[np.ndarray, "*spatial"]]
     geometry: Geometry
 
+    def between(self, first: int, last: int) -> Sequence:
+        """The frames from one number to another, both included."""
+        return replace(self, frames={number: self.frames[number] for number in self.frames if first <= number <= last})
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedSequence:
@@ -54,3 +58,21 @@ class TrackedSequence:
 
     sequence: Sequence
     tracks: tuple[Track, ...]
+
+    def between(self, first: int, last: int) -> TrackedSequence:
+        """The frames from one number to another, both included, and the parts of the tracks that lie in them.
+
+        A track whose parent ended before has none.
+        """
+        inside = [track for track in self.tracks if track.first <= last and track.last >= first]
+        kept = {track.identity for track in inside}
+        cut = [
+            Track(
+                identity=track.identity,
+                first=max(track.first, first),
+                last=min(track.last, last),
+                parent=track.parent if track.parent in kept else 0,
+            )
+            for track in inside
+        ]
+        return TrackedSequence(sequence=self.sequence.between(first, last), tracks=tuple(cut))

@@ -237,7 +237,9 @@ class TrainingJob:
         if not self.tracking.is_on:
             return
         study, data = Study(Path(self.config.paths.runs), self.config.study), self.parts.data
-        rename = self.tracking.names_of(data.report.cases, salt=case_salt(study))
+        divided = data.parts  # a split may give its cases groups of their own
+        cases = (*data.report.cases, *divided.train, *divided.val, *divided.test)
+        rename = self.tracking.names_of(cases, salt=case_salt(study))
         run = described(self.record, self.plain, self.parts.module, folder=self.folder.path, rename=rename)
         self.tracking.begin(run, public=data.source.public, rename=rename)
 

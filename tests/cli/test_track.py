@@ -65,6 +65,21 @@ def test_references_of_the_challenge_are_linked_from_their_own_folder(here: Path
     assert "path_length_px" in pd.read_csv(here / "out" / "tracks.csv")
 
 
+def test_frames_that_were_predicted_are_judged_by_the_same_frames_of_the_reference(here: Path, capsys) -> None:
+    pytest.importorskip("laptrack")
+    root, later = _reference(here / "data"), here / "run" / "predictions"
+    _save(later, _frames())
+    for number in range(2):
+        (later / f"01_t{number:03d}_instances.nii.gz").unlink()
+
+    assert main(["track", "run", "-o", "out", "--reference", str(root)]) != 0
+    assert "the same frames" in capsys.readouterr().err
+    assert main(["track", "run", "-o", "out", "--reference", str(root), "--frames", "2", "3"]) == 0
+    assert "SEG 1.0000  DET 1.0000  TRA 1.0000" in capsys.readouterr().out
+    assert main(["track", "run", "-o", "out", "--frames", "0", "1"]) != 0
+    assert "--frames 0 1 leaves no frame of sequence 01, which has 2 to 3" in capsys.readouterr().err
+
+
 def test_slices_are_joined_to_a_volume(here: Path, capsys) -> None:
     _save(here / "slices", _frames(), "liver_z{:03d}.tif")
 
