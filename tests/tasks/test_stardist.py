@@ -12,7 +12,12 @@ from medexp.tasks.representations.stardist import StarDist
 
 def stardist(dims: int, n_rays: int | None = None, anisotropy: tuple[float, ...] | None = None) -> StarDist:
     return StarDist(
-        spatial_dims=dims, n_rays=n_rays, anisotropy=anisotropy, probability_weight=1.0, distance_weight=0.2
+        spatial_dims=dims,
+        n_rays=n_rays,
+        anisotropy=anisotropy,
+        probability_weight=1.0,
+        distance_weight=0.2,
+        distance_scale_px=10.0,
     )
 
 
@@ -121,7 +126,7 @@ def test_the_loss_is_the_cross_entropy_and_the_error_weighted_by_the_object_prob
         targets["star_distances"] + torch.tensor([1.0, -2, 3, -6]).view(4, 1, 1),
     )
     said[0, :, 2, 1] += 8  # a corner, of half the probability of the middle, which nobody annotated
-    terms = representation.loss({"star_probability": [logits], "star_distances": [said]}, targets, valid)
+    terms = representation.loss({"star_probability": [logits], "star_distances": [said / 10]}, targets, valid)
     weights = targets["star_probability"][0, 0][valid[0, 0] & torch.from_numpy(instances > 0)].numpy()
     errors = np.full(6, 3.0)
     errors[0] = (9 + 6 + 11 + 2) / 4
@@ -134,7 +139,7 @@ def test_the_loss_is_the_cross_entropy_and_the_error_weighted_by_the_object_prob
 def test_maps_are_a_probability_and_distances_that_are_not_negative():
     representation = stardist(2, 4)
     maps = representation.maps(
-        {"star_probability": torch.tensor([[[[0.0, 50.0]]]]), "star_distances": torch.tensor([[[[-1.0, 2.5]]]])}
+        {"star_probability": torch.tensor([[[[0.0, 50.0]]]]), "star_distances": torch.tensor([[[[-1.0, 0.25]]]])}
     )
     assert maps["star_probability"].tolist() == [[[[0.5, 1.0]]]]
     assert maps["star_distances"].tolist() == [[[[0.0, 2.5]]]]

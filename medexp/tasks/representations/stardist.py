@@ -41,6 +41,8 @@ class StarDist(Representation):
             in space; None for voxels as long as wide.
         probability_weight: Factor on the cross-entropy.
         distance_weight: Factor on the absolute error, which is in voxels.
+        distance_scale_px: The network gives distances in units of so many voxels: about the radius of an object, so
+            that its outputs are about 1 and it need not learn the scale first.
 
     Raises:
         UsageError: A number is out of range, or there is not one for each axis.
@@ -56,13 +58,20 @@ class StarDist(Representation):
         anisotropy: Sequence[float] | None,
         probability_weight: float,
         distance_weight: float,
+        distance_scale_px: float,
     ) -> None:
         super().__init__()
-        for knob, weight in (("probability_weight", probability_weight), ("distance_weight", distance_weight)):
-            if not weight > 0:
-                raise UsageError(f"task.representation.{knob} needs a value above 0, got {weight}")
+        factors = {
+            "probability_weight": probability_weight,
+            "distance_weight": distance_weight,
+            "distance_scale_px": distance_scale_px,
+        }
+        for knob, factor in factors.items():
+            if not factor > 0:
+                raise UsageError(f"task.representation.{knob} needs a value above 0, got {factor}")
         self.probability_weight = probability_weight
         self.distance_weight = distance_weight
+        self.distance_scale_px = distance_scale_px
         n_rays = _USUAL_RAYS[spatial_dims] if n_rays is None else n_rays
         if not n_rays > spatial_dims:
             raise UsageError(
@@ -94,7 +103,8 @@ class StarDist(Representation):
         self, levels: dict[str, list[Tensor]], targets: dict[str, Tensor], valid: Bool[Tensor, "batch 1 *spatial"]
     ) -> dict[str, Tensor]:
         """Cross-entropy and absolute error of the finest maps, under "star_probability" and "star_distances"."""
-        logits, said = levels[PROBABILITY][0].float(), levels[DISTANCES][0].float()
+        logits = levels[PROBABILITY][0].float()
+        said = levels[DISTANCES][0].float() * self.distance_scale_px
         entropy = functional.binary_cross_entropy_with_logits(logits, targets[PROBABILITY], reduction="none")
         error = (said - targets[DISTANCES]).abs().mean(dim=1, keepdim=True)
         weight = targets[PROBABILITY] * valid
@@ -105,7 +115,8 @@ class StarDist(Representation):
 
     def maps(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The object probability, and distances that are not negative."""
-        return {PROBABILITY: outputs[PROBABILITY].sigmoid(), DISTANCES: outputs[DISTANCES].clamp(min=0)}
+        distances = outputs[DISTANCES].clamp(min=0) * self.distance_scale_px
+        return {PROBABILITY: outputs[PROBABILITY].sigmoid(), DISTANCES: distances}
 
     def directions(self) -> dict[str, Float[np.ndarray, "rays dims"]]:
         """The unit vector of each ray."""
