@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -189,3 +190,14 @@ def is_searchs(key: str) -> bool:
 def is_hydras(key: str) -> bool:
     """Whether a key belongs to Hydra itself, its launchers and sweepers."""
     return re.split(r"[./]", key, maxsplit=1)[0] == "hydra"
+
+
+def quoted(text: Any) -> str:
+    """A text as a value in Hydra's syntax."""
+    escaped = str(text).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def quoted_list(texts: Iterable[Any]) -> str:
+    """Texts as a list in Hydra's syntax."""
+    return f"[{','.join(map(quoted, texts))}]"

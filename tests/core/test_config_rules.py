@@ -94,7 +94,7 @@ def content_of(option: str) -> dict[str, Any]:
     """Uninterpolated content of an option file, its defaults merged by Hydra."""
     group, _, name = option.rpartition("/")
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3", job_name="test"):
-        composed = compose("train", overrides=[f"+{group}@probe={name}"])
+        composed = compose(overrides=[f"+{group}@probe={name}"])
     content = OmegaConf.to_container(composed.probe, resolve=False)
     assert isinstance(content, dict)
     return content
