@@ -126,11 +126,10 @@ class Composer:
         config.trial = {"number": number}
         return config
 
-    def check(self) -> None:
-        """Refuse keys and options that do not exist; values may be missing still."""
+    def check(self) -> list[DictConfig]:
+        """The configuration of each job, refused where a key or option does not exist; values may be missing still."""
         with self.hydra():
-            for job in self.sweep.jobs():
-                self._compose(job)
+            return [self._compose(job) for job in self.sweep.jobs()]
 
     def hydra_overrides(self) -> list[str]:
         """All overrides that Hydra needs: search path, experiment, study, the user's folders, then the user's own."""
