@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,16 +145,22 @@ def parse(typed: Sequence[str]) -> Sweep:
         UsageError: Hydra cannot read one of them.
     """
     rewritten = [rewrite(expand_range(item)) for item in typed]
-    parser = OverridesParser.create()
     parsed = []
     for item in rewritten:
         try:
-            parsed.append(parser.parse_override(item))
+            parsed.append(_parsed(item))
         except HydraException as error:
             raise UsageError(f"cannot read the override {item}: {str(error).splitlines()[0]}") from None
         if not parsed[-1].key_or_group:
             raise UsageError(f"cannot read the override {item}: it has no key; write KEY=VALUE")
     return Sweep(typed=tuple(rewritten), parsed=tuple(parsed))
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(item: str) -> Override:
+    """One override, which is asked for at every step of a composition; to be read only."""
+    override: Override = OverridesParser.create().parse_override(item)
+    return override
 
 
 def axes_of(job: Sequence[str]) -> dict[str, str]:
