@@ -27,11 +27,12 @@ demo: $(INSTALLED)  ## compare Dice and focal loss over three seeds on generated
 	echo "demo took $$(( $$(date +%s) - begin )) s; look at" && \
 	ls -1 runs/quickstart/comparison/* "runs/quickstart/loss=dice,seed=0"/overlays/*
 
+# Tests start many processes, each of which would compile the package again where the environment forbids to keep bytecode.
 test: $(INSTALLED)  ## run the tests, one process a core (warnings are errors)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not soak"
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not soak"
 
 soak: $(INSTALLED)  ## run the tests that take too long for every change
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m soak
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m soak
 
 check: $(INSTALLED)  ## format, lint, types, layers, docstrings
 	$(BIN)/ruff format --check .

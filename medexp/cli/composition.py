@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,25 @@ from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from platformdirs import user_cache_path, user_data_path
 
 from medexp.cli.checks import check_options, check_overrides, check_sweep
 from medexp.cli.experiment_file import Experiment, check_keys, read_experiment
+from medexp.cli.hydra_errors import reason
 from medexp.cli.methods import KEY as METHOD
 from medexp.cli.methods import spelt_out
-from medexp.cli.overrides import Sweep, axes_of, is_hydras, parse
-from medexp.cli.places import INNER_GROUPS, conf_folder, find_experiment, groups, key_of, option_names
+from medexp.cli.overrides import Sweep, axes_of, is_hydras, parse, quoted, quoted_list
+from medexp.cli.places import (
+    INNER_GROUPS,
+    conf_folder,
+    find_experiment,
+    groups,
+    key_of,
+    option_names,
+    own_options,
+    state_of_options,
+)
 from medexp.cli.steps import whole_steps
 from medexp.core.config import leaves, plain
 from medexp.core.errors import UsageError
@@ -71,10 +82,13 @@ class Composer:
     def __init__(
         self, experiment: str | None, overrides: Sequence[str], *, config_dir: str | Path | None = None
     ) -> None:
-        self.conf = [*([] if config_dir is None else [_own_options(Path(config_dir))]), conf_folder()]
+        self.conf = [*([] if config_dir is None else [own_options(Path(config_dir))]), conf_folder()]
         self.groups = groups(self.conf)
+        self._files = state_of_options(self.conf)
         path = None if experiment is None else find_experiment(experiment)
         self.experiment = None if path is None else read_experiment(path, self.groups)
+        methods = {} if self.experiment is None else self.experiment.methods
+        self._spelt_out = functools.partial(spelt_out, methods=methods, path=path)
         self._known: dict[tuple[str, ...], DictConfig] = {}
         self.sweep = self._expanded(parse([*self._axes_of_file(overrides), *overrides]))
         check_sweep(self.sweep, self.experiment, self.groups)
@@ -117,11 +131,10 @@ class Composer:
         config.trial = {"number": number}
         return config
 
-    def check(self) -> None:
-        """Refuse keys and options that do not exist; values may be missing still."""
+    def check(self) -> list[DictConfig]:
+        """The configuration of each job, refused where a key or option does not exist; values may be missing still."""
         with self.hydra():
-            for job in self.sweep.jobs():
-                self._compose(job)
+            return [self._compose(job) for job in self.sweep.jobs()]
 
     def hydra_overrides(self) -> list[str]:
         """All overrides that Hydra needs: search path, experiment, study, the user's folders, then the user's own."""
@@ -130,7 +143,7 @@ class Composer:
     def search_path(self) -> list[str]:
         """The override that makes Hydra look into the user's own folder of options, if there is one."""
         folders = [f"file://{folder}" for folder in self.conf[:-1]]
-        return [f"hydra.searchpath={_quoted_list(folders)}"] if folders else []
+        return [f"hydra.searchpath={quoted_list(folders)}"] if folders else []
 
     @contextmanager
     def hydra(self) -> Iterator[Any]:
@@ -151,17 +164,11 @@ class Composer:
             ):
                 yield GlobalHydra.instance().hydra
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(_reason(error)) from error
+            raise UsageError(reason(error)) from error
         finally:
             for kind in kinds:
                 Singleton._instances.pop(kind, None)
             Singleton._instances.update(before)
-
-    def _spelt_out(self, job: Sequence[str]) -> list[str]:
-        """The overrides of a job with those of its method."""
-        if self.experiment is None:
-            return spelt_out(job, {}, None)
-        return spelt_out(job, self.experiment.methods, self.experiment.path)
 
     def _compose(self, job: Sequence[str]) -> DictConfig:
         job = self._spelt_out(job)
@@ -188,25 +195,38 @@ class Composer:
 
     def _with_options(self, chosen: Sequence[str]) -> DictConfig:
         """The configuration with these options and the experiment's values, which are checked."""
-        if self.experiment is None:
-            return _composed([*self._fixed(), *chosen])
-        base = _composed([*self.search_path(), *self._choices(), *chosen])
-        check_keys(self.experiment.body, base, self.experiment.path)
-        config = _composed([*self._fixed(), *chosen])
-        check_kinds(plain(config, resolve=False), plain(base, resolve=False))
+        overrides = (*self.search_path(), *self._choices(), *chosen)
+        inline = {} if self.experiment is None else self.experiment.inline
+        config = copy.deepcopy(_composed_once(overrides, (repr(inline), self._files)))
+        if self.experiment is not None:
+            base = plain(config, resolve=False)
+            check_keys(self.experiment.body, config, self.experiment.path)
+            # What Hydra does with the experiment's own values, which it merges last.
+            with open_dict(config):
+                config.merge_with(self.experiment.body)
+            check_kinds(plain(config, resolve=False), base)
+        for key, value in self._own_values().items():
+            OmegaConf.update(config, key, value)
         return config
 
     def _fixed(self) -> list[str]:
+        values = self._own_values().items()
+        return [
+            *self.search_path(),
+            *([] if self.experiment is None else [f"+experiment={quoted(self.experiment.name)}"]),
+            *(f"{key}={quoted_list(value) if isinstance(value, list) else quoted(value)}" for key, value in values),
+        ]
+
+    def _own_values(self) -> dict[str, Any]:
+        """What medexp itself gives: the study, unless the experiment names it, and the user's folders."""
         name, beside, body = _DEFAULT_STUDY, [], {}
         if self.experiment is not None:
             name, beside, body = self.experiment.name, [self.experiment.path.parent], self.experiment.body
-        return [
-            *self.search_path(),
-            *([] if self.experiment is None else [f"+experiment={quoted(name)}"]),
-            *([] if "study" in body else [f"study={quoted(name)}"]),
-            f"paths.modules={_quoted_list([Path.cwd(), *beside])}",
-            f"paths.conf={_quoted_list(self.conf[:-1])}",
-        ]
+        return {
+            **({} if "study" in body else {"study": name}),
+            "paths.modules": [str(folder) for folder in (Path.cwd(), *beside)],
+            "paths.conf": [str(folder) for folder in self.conf[:-1]],
+        }
 
     def _axes_of_file(self, overrides: Sequence[str]) -> list[str]:
         """What the experiment sweeps, but for keys that the command line gives itself."""
@@ -216,7 +236,8 @@ class Composer:
 
     def _choices(self) -> list[str]:
         """The options that the experiment chooses, as overrides, to see which keys exist without its values."""
-        assert self.experiment is not None
+        if self.experiment is None:
+            return []
         inline = dict.fromkeys(self.experiment.inline, self.experiment.inline_name)
         return [f"{group}={_option(option)}" for group, option in {**self.experiment.choices, **inline}.items()]
 
@@ -255,6 +276,13 @@ def _folds_of(config: DictConfig) -> int | None:
     """Number of folds of the split, where its knobs say it."""
     knobs = (OmegaConf.select(config, f"dataset.split.{name}") for name in ("n_folds", "n_groups"))
     return next((value for value in knobs if isinstance(value, int)), None)
+
+
+@functools.lru_cache(maxsize=64)
+def _composed_once(overrides: tuple[str, ...], contents: Hashable) -> DictConfig:
+    """What Hydra composes of options alone, kept as long as their contents stay the same; to be copied."""
+    del contents
+    return _composed(overrides)
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -353,45 +381,9 @@ def _node(experiment: Experiment) -> dict[str, Any]:
     return {"defaults": [*overrides, "_self_"], **experiment.body}
 
 
-def _reason(error: BaseException) -> str:
-    """What Hydra says: its own message, and the root of the chain of errors, which names the key; on one line."""
-    texts = [str(error)]
-    while error.__cause__ is not None:
-        error = error.__cause__
-        texts.append(str(error))
-    if isinstance(error, InterpolationKeyError):
-        missing = texts[-1].splitlines()[0]
-        return f"{error.full_key} reads what is not there ({missing}); choose options that go together"
-    told = "\n".join(dict.fromkeys((texts[0], texts[-1]))).split("Config search path:")[0]
-    lines = [line.strip() for line in told.splitlines()]
-    kept = [line for line in lines if line and not line.startswith("object_type=")]
-    return "; ".join(kept).replace(":;", ":") or type(error).__name__
-
-
 def _pairs(sweep: Sweep) -> Iterator[tuple[str, Override]]:
     return zip(sweep.typed, sweep.parsed, strict=True)
 
 
 def _option(option: Any) -> str:
-    return _quoted_list(option) if isinstance(option, list) else quoted(option)
-
-
-def quoted(text: Any) -> str:
-    """A text as a value in Hydra's syntax."""
-    escaped = str(text).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _quoted_list(texts: Iterable[Any]) -> str:
-    return f"[{','.join(map(quoted, texts))}]"
-
-
-def _own_options(folder: Path) -> Path:
-    """A folder of the user's own options, none of which takes the name of another one that medexp ships."""
-    if not folder.is_dir():
-        raise UsageError(f"--config-dir {folder} is no folder; give one that is laid out like conf/")
-    for file in sorted(folder.rglob("*.yaml")):
-        shipped = conf_folder() / file.relative_to(folder)
-        if shipped.is_file() and shipped.read_bytes() != file.read_bytes():
-            raise UsageError(f"{file} has the name of an option that medexp ships; give it another name")
-    return folder.resolve()
+    return quoted_list(option) if isinstance(option, list) else quoted(option)

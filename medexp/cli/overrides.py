@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -143,16 +145,22 @@ def parse(typed: Sequence[str]) -> Sweep:
         UsageError: Hydra cannot read one of them.
     """
     rewritten = [rewrite(expand_range(item)) for item in typed]
-    parser = OverridesParser.create()
     parsed = []
     for item in rewritten:
         try:
-            parsed.append(parser.parse_override(item))
+            parsed.append(_parsed(item))
         except HydraException as error:
             raise UsageError(f"cannot read the override {item}: {str(error).splitlines()[0]}") from None
         if not parsed[-1].key_or_group:
             raise UsageError(f"cannot read the override {item}: it has no key; write KEY=VALUE")
     return Sweep(typed=tuple(rewritten), parsed=tuple(parsed))
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(item: str) -> Override:
+    """One override, which is asked for at every step of a composition; to be read only."""
+    override: Override = OverridesParser.create().parse_override(item)
+    return override
 
 
 def axes_of(job: Sequence[str]) -> dict[str, str]:
@@ -189,3 +197,14 @@ def is_searchs(key: str) -> bool:
 def is_hydras(key: str) -> bool:
     """Whether a key belongs to Hydra itself, its launchers and sweepers."""
     return re.split(r"[./]", key, maxsplit=1)[0] == "hydra"
+
+
+def quoted(text: Any) -> str:
+    """A text as a value in Hydra's syntax."""
+    escaped = str(text).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def quoted_list(texts: Iterable[Any]) -> str:
+    """Texts as a list in Hydra's syntax."""
+    return f"[{','.join(map(quoted, texts))}]"

@@ -105,3 +105,30 @@ def key_of(group: str) -> str:
     'dataset.split'
     """
     return group.replace("/", ".")
+
+
+def own_options(folder: Path) -> Path:
+    """A folder of the user's own options, none of which takes the name of another one that medexp ships.
+
+    Args:
+        folder: As the user gave it.
+
+    Returns:
+        Its whole path.
+
+    Raises:
+        UsageError: It is no folder, or an option in it has the name of another one that is shipped.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--config-dir {folder} is no folder; give one that is laid out like conf/")
+    for file in sorted(folder.rglob("*.yaml")):
+        shipped = conf_folder() / file.relative_to(folder)
+        if shipped.is_file() and shipped.read_bytes() != file.read_bytes():
+            raise UsageError(f"{file} has the name of an option that medexp ships; give it another name")
+    return folder.resolve()
+
+
+def state_of_options(folders: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Path, time and size of every option file, by which a change of any is seen."""
+    files = [file for folder in folders for file in folder.rglob("*.yaml")]
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(files))

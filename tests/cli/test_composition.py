@@ -116,6 +116,19 @@ def test_options_of_ones_own_join_the_shipped_ones(own_options: Path) -> None:
     assert list(config.paths.conf) == [str(own_options)]
 
 
+def test_an_option_that_is_edited_between_two_compositions_is_read_again(own_options: Path) -> None:
+    first = compose(None, ["loss=mine"], config_dir=own_options)
+    (own_options / "loss" / "mine.yaml").write_text("_target_: my_losses.Mine\nalpha: 0.75\n")
+    assert [first.loss.alpha, compose(None, ["loss=mine"], config_dir=own_options).loss.alpha] == [0.5, 0.75]
+
+
+def test_a_configuration_that_is_changed_does_not_change_the_next_one(here: Path) -> None:
+    first = compose(None, ["loss=focal"])
+    first.loss.gamma, first.paths.modules = 5.0, ["elsewhere"]
+    second = compose(None, ["loss=focal"])
+    assert (second.loss.gamma, list(second.paths.modules)) == (2.0, [str(here)])
+
+
 def test_an_option_of_ones_own_may_not_take_the_name_of_a_shipped_one(own_options: Path) -> None:
     (own_options / "loss" / "dice.yaml").write_text("_target_: my_losses.Dice\n")
     with pytest.raises(UsageError, match=r"loss/dice\.yaml has the name of an option that medexp ships"):

@@ -6,7 +6,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 from omegaconf import OmegaConf
 
@@ -28,29 +27,33 @@ _OPTIONS = [
     for option in option_names(group, [conf_folder()])
     if group not in ("post_processing", "derive") and not _is_preset(group, option)
 ]
-# Options of these groups do not ask for each other, so that one of each is composed at a time.
+# Options of the groups of a line do not ask for each other, so that one of each is composed at a time.
 _TOGETHER = (
-    "augmentation",
-    "callbacks",
-    "dataset",
-    "inferer",
-    "launcher",
-    "loss",
-    "metrics",
-    "model",
-    "optimizer",
-    "parameter_groups",
-    "paths",
-    "scheduler",
-    "tracking",
-    "trainer",
+    ("task", "search"),
+    ("task/representation", "search/pruner", "search/sampler"),
+    (
+        "augmentation",
+        "callbacks",
+        "dataset",
+        "dataset/preprocessing/normalisation",
+        "dataset/split",
+        "inferer",
+        "launcher",
+        "loss",
+        "metrics",
+        "model",
+        "optimizer",
+        "parameter_groups",
+        "paths",
+        "scheduler",
+        "tracking",
+        "trainer",
+    ),
 )
 _ROUNDS = [
-    *([option] for option in _OPTIONS if option[0] not in _TOGETHER),
-    *(
-        [option for option in options if option is not None]
-        for options in zip_longest(*([option for option in _OPTIONS if option[0] == group] for group in _TOGETHER))
-    ),
+    [option for option in options if option is not None]
+    for together in _TOGETHER
+    for options in zip_longest(*([option for option in _OPTIONS if option[0] == group] for group in together))
 ]
 _STEPS = option_names("post_processing", [conf_folder()])
 # Values other than the default that a rule of the schema lets pass.
@@ -133,6 +136,10 @@ def _typed(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value).lower()
 
 
+def test_each_option_is_in_a_round() -> None:
+    assert sorted(option for options in _ROUNDS for option in options) == sorted(_OPTIONS)
+
+
 def _refusal(*overrides: str) -> str:
     with pytest.raises(UsageError) as told:
         compose(None, overrides)
@@ -143,10 +150,8 @@ def _refusal(*overrides: str) -> str:
 def test_each_option_composes_and_each_of_its_leaves_can_be_overridden(
     options: list[tuple[str, str]], here: Path
 ) -> None:
-    chosen = [word for option in map("=".join, options) for word in (option, *_BESIDE.get(option, []))]
-    composer = Composer(None, chosen)
-    with composer.hydra():
-        config = hydra.compose("train", overrides=composer.hydra_overrides())
+    chosen = [*dict.fromkeys(word for option in map("=".join, options) for word in (option, *_BESIDE.get(option, [])))]
+    (config,) = Composer(None, chosen).check()
     wanted: dict[str, Any] = {}
     for key in {key_of(group) for group, _ in options}:
         plain = OmegaConf.to_container(OmegaConf.select(config, key))

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
 import medexp
+from medexp.cli.composition import finish
 from medexp.cli.places import conf_folder, option_names
 from medexp.core.config import plain
 from medexp.core.instantiate import instantiate
@@ -45,9 +48,18 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 
 @cache
+def contents() -> DictConfig:
+    """Every preset by its name as Hydra composes it; at once, since one composition takes its time."""
+    with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3", job_name="test"):
+        return hydra_compose(overrides=[f"+dataset@{name}={name}" for name in names()])
+
+
+@cache
 def preset(name: str) -> DictConfig:
-    """The preset with /data as the folder of datasets; composed once, since that takes its time."""
-    return composed(name, "paths.data=/data")
+    """A whole configuration with the preset, and /data as the folder of datasets."""
+    config = medexp.compose(None, ["paths.data=/data"])
+    config.dataset = contents()[name]
+    return finish(config, axes={})
 
 
 def built(name: str, *overrides: str) -> Source:
@@ -80,6 +92,13 @@ def test_each_preset_composes_and_looks_where_its_card_says(name: str) -> None:
     assert set(knobs) == set(inspect.signature(getattr(import_module(module), class_name)).parameters)
     if read.folder is not None and "public" in knobs and knobs["public"]:
         assert not read.non_commercial
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "bccd" else pytest.param(name, marks=pytest.mark.soak) for name in names()]
+)
+def test_a_preset_is_composed_alone_as_together_with_the_others(name: str) -> None:
+    assert composed(name, "paths.data=/data").dataset == preset(name).dataset
 
 
 @pytest.mark.parametrize("name", [name for name in names() if card(name).folder == "medmnist"])

@@ -74,8 +74,8 @@ def _steps(folder: Path) -> int:
     "more",
     [pytest.param((), marks=pytest.mark.soak), ("augmentation=light", "trainer.accumulate=2", "dataset.workers=1")],
 )
-def test_two_processes_are_one_process_with_the_joined_batch(tmp_path, more):
-    knobs = (*_TWO, "trainer.validate_every_epochs=1", *more)
+def test_two_processes_are_one_process_with_the_joined_batch_and_judge_each_case_once(tmp_path, more):
+    knobs = (*_TWO, "trainer.validate_every_epochs=1", "overlays=3", "save_predictions=true", *more)
     one = train_tiny(tmp_path / "one", *knobs, "dataset.batch_size=2")
     two = train_tiny(tmp_path / "two", *knobs, "dataset.batch_size=1", "trainer.devices=2")
     assert two.record.status is Status.FINISHED
@@ -87,13 +87,11 @@ def test_two_processes_are_one_process_with_the_joined_batch(tmp_path, more):
     assert np.allclose(one.history, two.history, atol=1e-5, equal_nan=True)
     rows = [json.loads(line) for line in two.folder.steps.read_text().splitlines()]
     assert {row["images"] for row in rows if "loss" in row} == {2}
+    _assert_judged_alike(one, two)
 
 
-def test_each_case_is_judged_once_and_in_order_though_they_do_not_divide_evenly(tmp_path):
-    one = train_tiny(tmp_path / "one", *_TWO, "trainer.max_epochs=1", "overlays=3", "save_predictions=true")
-    two = train_tiny(
-        tmp_path / "two", *_TWO, "trainer.max_epochs=1", "overlays=3", "save_predictions=true", "trainer.devices=2"
-    )
+def _assert_judged_alike(one: Run, two: Run) -> None:
+    """Each case is judged once and in order, though two processes cannot share them evenly."""
     cases = two.cases["case_id"].tolist()
     assert len(cases) % 2 == 1, "the test needs a number of cases that two processes cannot share evenly"
     assert cases == one.cases["case_id"].tolist()

@@ -187,7 +187,7 @@ def _wait_for_checkpoint(runs: Path, *, process: subprocess.Popen[bytes]) -> Non
 )
 def test_a_stopped_process_is_told_and_resumes_bitwise_equal(tmp_path: Path, number: signal.Signals) -> None:
     hard = [*_HARD, "trainer.validate_every_epochs=1", "dataset.workers=1"]
-    hard[hard.index("trainer.max_epochs=3")] = "trainer.max_epochs=15"
+    hard[hard.index("trainer.max_epochs=3")] = "trainer.max_epochs=6"
     hard[hard.index("trainer.checkpoints.keep_last=100")] = "trainer.checkpoints.keep_last=1"
     process = _start(tmp_path / "runs", *hard)
     _wait_for_checkpoint(tmp_path / "runs", process=process)

@@ -30,16 +30,36 @@ from medexp.engine.wandb_session import resolved_mode
 from medexp.engine.wandb_tracker import WandbTracker, _masks
 
 _TRACKED = ("tracking=wandb", "tracking.tracker.system_metrics=false", "tracking.every_steps=2", "overlays=1")
+_CALM = ("trainer.max_epochs=2", "overlays=1", "study=s")
 _KNOBS: dict[str, Any] = {
     "project": "medexp", "entity": None, "mode": "auto", "tags": (), "system_metrics": False, "timeout_s": 5.0,
 }  # fmt: skip
 
 
+def _go_offline(patch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY"):
+        patch.delenv(name, raising=False)
+    patch.setenv("WANDB_MODE", "offline")
+
+
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    _go_offline(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of two epochs with a picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        _go_offline(patch)
+        knobs = ("trainer.max_epochs=2", "trainer.validate_every_epochs=1")
+        return train_tiny(tmp_path_factory.mktemp("tracked") / "runs", *_TRACKED, *knobs)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that is not tracked."""
+    return train_tiny(tmp_path_factory.mktemp("calm") / "runs", *_CALM, "tracking=off")
 
 
 def _records(run: Path, number: int = -1) -> list[dict]:
@@ -60,8 +80,8 @@ def _table(run: Path, name: str) -> pd.DataFrame:
     return pd.DataFrame(table["data"], columns=table["columns"])
 
 
-def test_a_run_is_told_with_its_study_axes_figures_tables_and_exit_code(tmp_path: Path) -> None:
-    run = train_tiny(tmp_path / "runs", *_TRACKED, "trainer.max_epochs=2", "trainer.validate_every_epochs=1")
+def test_a_run_is_told_with_its_study_axes_figures_tables_and_exit_code(tracked: Run) -> None:
+    run = tracked
     records = _records(run.path)
     (told,) = _of(records, "run")
     assert told["run_id"] == run.record.wandb_id
@@ -83,12 +103,11 @@ def test_a_run_is_told_with_its_study_axes_figures_tables_and_exit_code(tmp_path
     assert _table(run.path, "model")["parameters"].iloc[0] == parameters
 
 
-def test_pictures_of_a_public_dataset_have_layers_of_classes(tmp_path: Path) -> None:
-    run = train_tiny(tmp_path / "runs", *_TRACKED, "trainer.max_steps=1")
-    files = list((run.path / "wandb").glob("offline-run-*/files/media/images/**/*.png"))
+def test_pictures_of_a_public_dataset_have_layers_of_classes(tracked: Run) -> None:
+    files = list((tracked.path / "wandb").glob("offline-run-*/files/media/images/**/*.png"))
     assert len([file for file in files if file.name.endswith(".mask.png")]) == 3
     assert len(files) == 4
-    labels = json.dumps(_of(_records(run.path), "config"))
+    labels = json.dumps(_of(_records(tracked.path), "config"))
     assert '"1": "organ", "2": "lesion"' in labels
     assert '"1": "false positive", "2": "false negative", "3": "other class"' in labels
 
@@ -229,10 +248,10 @@ def _no_room(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 # wandb does not wait for a service that was killed.
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.parametrize("trouble", [_unreachable, _killed, _no_room])
-def test_a_tracker_in_trouble_changes_nothing(trouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    knobs = ("trainer.max_epochs=2", "overlays=1", "study=s")
-    calm = train_tiny(tmp_path / "calm", *knobs, "tracking=off")
-    tracked = (*_TRACKED[:-1], *knobs, "tracking.patience_s=5.0", "tracking.tracker.timeout_s=2.0")
+def test_a_tracker_in_trouble_changes_nothing(
+    trouble, calm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked = (*_TRACKED[:-1], *_CALM, "tracking.patience_s=5.0", "tracking.tracker.timeout_s=2.0")
     with monkeypatch.context() as troubles:
         trouble(troubles, tmp_path / "runs" / "s" / calm.path.name)
         troubled = train_tiny(tmp_path / "runs", *tracked)

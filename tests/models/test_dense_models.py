@@ -28,8 +28,11 @@ ONLY_2D, ONLY_3D = {"encoder_unet"}, {"convrnn_unet"}
 DENSE = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in NOT_DENSE)
 CASES = [(name, dims) for name in DENSE for dims in (2, 3) if name not in (ONLY_3D if dims == 2 else ONLY_2D)]
 FEWEST_DIMS = [(name, 3 if name in ONLY_3D else 2) for name in DENSE]
+# Volumes in the soak.
+LONG_IN_3D = {"swin_unetr", "unet_plus_plus", "vnet"}
+# In the fewest dimensions, the others in the soak.
 SUPERVISED = [
-    (name, dims)
+    pytest.param(name, dims, marks=[pytest.mark.soak] if (name, dims) not in FEWEST_DIMS else [])
     for name, dims in CASES
     if any("deep_supervision" in knob for knob in OmegaConf.load(CONF / f"{name}.yaml"))
 ]
@@ -72,7 +75,13 @@ def test_maps_are_finite_in_bf16(name: str, dims: int) -> None:
     assert all(values.isfinite().all() for values in outputs.values())
 
 
-@pytest.mark.parametrize(("name", "dims"), CASES)
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [
+        pytest.param(name, dims, marks=[pytest.mark.soak] if dims == 3 and name in LONG_IN_3D else [])
+        for name, dims in CASES
+    ],
+)
 def test_maps_have_the_patch_s_size_and_follow_from_weights_that_each_have_a_gradient(name: str, dims: int) -> None:
     model, other = built(name, dims), built(name, dims, seed=1)
     patch = patch_for(name, dims, batch=2)

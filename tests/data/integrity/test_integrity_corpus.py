@@ -105,6 +105,7 @@ def test_every_planted_fault_is_named_and_no_sound_case_is_an_error(
     ] == []
 
 
+@pytest.mark.soak
 def test_ten_thousand_files_in_one_folder_are_listed_and_told_apart(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()

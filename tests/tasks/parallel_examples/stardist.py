@@ -4,7 +4,6 @@ from torch import Tensor
 
 from parallel_examples import Example
 
-
 _SCALE_PX = 10.0
 
 
