@@ -118,15 +118,16 @@ class AnchorDetection(Task):
     def loss(self, outputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Tensor]:
         """Terms of the classes and of the boxes, whose names begin with "class" and "box"."""
         wanted = targets[TARGETS]
-        seen = assign(outputs, *([own[name] for own in wanted] for name in ("boxes", "channels")), self.matcher)
+        boxes, channels = ([own[name] for own in wanted] for name in ("boxes", "channels"))
+        seen = assign(outputs, boxes, channels, self.matcher)
         scale = self.class_weight * seen.logits.numel() / seen.count
         classes = _as_terms(self.loss_function(_as_voxels(seen.logits), _as_voxels(seen.one_hot)))
-        boxes = self.box_loss_function(
+        box_terms = self.box_loss_function(
             offsets=(seen.offsets, seen.wanted_offsets()), boxes=(seen.decoded(), seen.boxes)
         )
         return {
             **{f"class_{name}" if name else "class": scale * term for name, term in classes.items()},
-            **{f"box_{name}": term / seen.count for name, term in boxes.items()},
+            **{f"box_{name}": term / seen.count for name, term in box_terms.items()},
         }
 
     def decode(self, outputs: dict[str, Any], batch: Batch) -> list[Prediction]:
