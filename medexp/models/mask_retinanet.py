@@ -164,7 +164,7 @@ def _check_shares(**shares: float) -> None:
             raise UsageError(f"model.{name} needs a value in [0, 1], got {share}")
 
 
-def _check_not_negative(**values: float) -> None:
+def _check_not_negative(**values: float | int) -> None:
     for name, value in values.items():
         if value < 0:
             raise UsageError(f"model.{name} needs a value >= 0, got {value}")

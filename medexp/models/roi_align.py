@@ -14,7 +14,7 @@ _POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def roi_align(
-    maps: Float[Tensor, "channels *places"], boxes: Float[Tensor, "n corners"], *, size: int, stride: float = 1.0
+    maps: Float[Tensor, "channels *places"], boxes: Float[Tensor, "n corners"], *, size: int, stride: int = 1
 ) -> Float[Tensor, "n channels *bins"]:
     """Means over the bins of a grid inside each box, interpolated linearly between places.
 
@@ -61,7 +61,7 @@ def multi_level_roi_align(
     boxes: Float[Tensor, "n corners"],
     *,
     size: int,
-    strides: Sequence[float],
+    strides: Sequence[int],
 ) -> Float[Tensor, "n channels *bins"]:
     """`roi_align` on the level of a pyramid that fits each box.
 
@@ -86,7 +86,7 @@ def multi_level_roi_align(
     return torch.cat(read)[torch.argsort(torch.cat(numbers))]
 
 
-def _level_of(boxes: Float[Tensor, "n corners"], size: int, strides: Sequence[float]) -> Integer[Tensor, "n"]:
+def _level_of(boxes: Float[Tensor, "n corners"], size: int, strides: Sequence[int]) -> Integer[Tensor, "n"]:
     dims = boxes.shape[1] // 2
     side = (boxes[:, dims:] - boxes[:, :dims]).clamp(min=0).prod(dim=1) ** (1 / dims)
     coarser = side.new_tensor(strides[1:]) * size
