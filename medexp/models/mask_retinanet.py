@@ -73,7 +73,7 @@ def mask_retinanet(
         smooth_l1_beta: Offset from which on smooth L1 is straight; 0 is L1.
         mask_levels: Numbers of the stages whose features masks are made of, rising, none above the last of `levels`;
             a box has the coarsest in which it is wide enough.
-        mask_size: Side of the mask inside a box before it gets the box's size; even.
+        mask_size: Side of the mask inside a box before it gets the box's size; even, at least 4.
         mask_channels: Channels of the mask head; a multiple of 8.
         mask_layers: Convolutions of the mask head at half the mask's size.
         mask_boxes: Boxes of an image, found by the network, that masks are learned in beside those of the reference, at
@@ -146,8 +146,10 @@ def _check_masks(mask_levels: Sequence[int], *, levels: Sequence[int], mask_size
             f"model.mask_levels needs rising numbers of stages from 1 to {levels[-1]}, the last of model.levels, "
             f"got {list(mask_levels)}"
         )
-    if mask_size < 2 or mask_size % 2:
-        raise UsageError(f"model.mask_size needs an even number, as the last layer doubles it, got {mask_size}")
+    if mask_size < 4 or mask_size % 2:
+        raise UsageError(
+            f"model.mask_size needs an even number from 4 on, as the last layer doubles it, got {mask_size}"
+        )
     if mask_channels < 8 or mask_channels % 8:
         raise UsageError(f"model.mask_channels needs a multiple of 8, got {mask_channels}")
 

@@ -266,6 +266,7 @@ def test_the_size_of_a_patch_is_tried_without_targets():
         ({"mask_levels": []}, "mask_levels needs rising numbers"),
         ({"mask_levels": [2, 1]}, "mask_levels needs rising numbers"),
         ({"mask_size": 7}, "mask_size needs an even number"),
+        ({"mask_size": 2}, "mask_size needs an even number from 4 on"),
         ({"mask_channels": 12}, "mask_channels needs a multiple of 8, got 12"),
         ({"mask_layers": 0}, r"model\.mask_layers needs a value >= 1, got 0"),
         ({"mask_boxes": -1}, r"model\.mask_boxes needs a value >= 0, got -1"),
