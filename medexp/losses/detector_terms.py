@@ -10,10 +10,10 @@ from medexp.core.errors import UsageError
 
 
 class DetectorTerms(nn.Module):
-    """A weight for each of the terms that torchvision's two-stage detectors compute inside their forward.
+    """A weight for each of the terms that a detector computes inside its forward.
 
     Args:
-        weights: Weight of each term by its name in torchvision.
+        weights: Weight of each term by the name that the detector gives it.
     """
 
     def __init__(self, *, weights: Mapping[str, float]) -> None:
@@ -43,6 +43,7 @@ class DetectorTerms(nn.Module):
         if terms.keys() != self.weights.keys():
             raise UsageError(
                 f"loss.weights needs a weight for each term of the detector, {sorted(terms)}, "
-                f"got {sorted(self.weights)}"
+                f"got {sorted(self.weights)}; choose loss=detector_terms for model=mask_rcnn, "
+                "loss=one_stage_terms for model=mask_retinanet"
             )
         return {name: self.weights[name] * term for name, term in terms.items()}

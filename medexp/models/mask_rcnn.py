@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import get_model_builder, list_models, resnet
@@ -45,16 +46,31 @@ class ObjectNetwork(nn.Module):
 
         Args:
             images: The images.
-            targets: For each image its boxes (n, 4) as x1, y1, x2, y2 in pixels, labels (n) from 1 on and masks
-                (n, rows, columns); n may be 0. Needed in training, and read there alone.
+            targets: For each image its boxes (n, 4) in pixels, lower ends along both axes, then upper ends, labels (n)
+                from 1 on and the map of instances 1 to n (rows, columns); n may be 0. Needed in training, and read
+                there alone.
 
         Returns:
-            A mapping with one of the keys; an image's objects are boxes, labels, scores and soft masks
-            (n, 1, rows, columns), the surest first.
+            A mapping with one of the keys; an image's objects are boxes, labels, scores and soft masks (n, 1, size,
+            size) that fill their boxes, the surest first.
         """
         if self.training:
-            return {LOSSES: self.network(list(images), targets)}
-        return {OBJECTS: self.network(list(images))}
+            return {LOSSES: self.network(list(images), [_for_torchvision(own) for own in targets or ()])}
+        return {OBJECTS: [found | {"boxes": _other_order(found["boxes"])} for found in self.network(list(images))]}
+
+
+def _for_torchvision(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A target in torchvision's terms: columns before rows, and a mask (n, rows, columns) for each object."""
+    own = torch.arange(1, len(target["labels"]) + 1, device=target["instances"].device)[:, None, None]
+    return {
+        "boxes": _other_order(target["boxes"]),
+        "labels": target["labels"],
+        "masks": (target["instances"] == own).to(torch.uint8),
+    }
+
+
+def _other_order(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+    return boxes[:, [1, 0, 3, 2]]
 
 
 def mask_rcnn(
@@ -134,7 +150,7 @@ def mask_rcnn(
 
 def _check_task(spatial_dims: int, heads: Mapping[str, int]) -> None:
     if spatial_dims != 2:
-        raise UsageError(f"model=mask_rcnn is for 2D images, got {spatial_dims}D; choose task=instance/split in 3D")
+        raise UsageError(f"model=mask_rcnn is for 2D images, got {spatial_dims}D; choose model=mask_retinanet")
     if set(heads) != {OBJECTS}:
         raise UsageError(f"model=mask_rcnn finds objects and has no maps {sorted(heads)}; choose task=instance/detect")
 
@@ -186,7 +202,12 @@ def _in_fp32(output: Any) -> Any:
 
 
 class _AsItIs(GeneralizedRCNNTransform):
-    """Stacks the images without changing their size."""
+    """Stacks the images without changing their size, and leaves masks inside their boxes."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], image_shapes: Any, original_image_sizes: Any
+    ) -> list[dict[str, Tensor]]:
+        return result

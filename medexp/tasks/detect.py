@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Integer
 from torch import Tensor, nn
 
 from medexp.core.errors import UsageError
-from medexp.core.geometry import Placement
 from medexp.core.objects import Objects
 from medexp.core.types import Annotation, Batch, Image, Kind, Prediction
 from medexp.tasks._known import annotated, classes_of, instances_of_classes, prediction_of
+from medexp.tasks._masks_in_boxes import instances_of_masks
 from medexp.tasks.base import Task
-from medexp.tasks.semantic import to_image_grid
 
 HEAD = "objects"
 
 
 class InstanceDetection(Task):
-    """Objects as a two-stage detector finds them, which computes its losses inside its forward.
+    """Objects as a detector finds them that computes its losses inside its forward: boxes, and a mask inside each.
 
-    Masks may overlap and instances may not: the surer object keeps the voxels that two of them claim.
+    Boxes have the lower ends along all axes, then the upper ends, and a mask is a grid of any size that fills its box;
+    it is brought to the image's own grid here, one after the other. Masks may overlap and instances may not: the surer
+    object keeps the voxels that two of them claim.
 
     Args:
         labels: Name of each label id of the dataset; 0 is the background.
@@ -62,15 +63,13 @@ class InstanceDetection(Task):
         self.heads = {HEAD: len(self.classes) + 1}
 
     def sample_targets(self, reference: Annotation) -> dict[str, Any]:
-        """Boxes (n, 4) as x1, y1, x2, y2, labels (n) from 1 on and masks (n, rows, columns); n may be 0."""
+        """Boxes (n, 2 * dims), labels (n) from 1 on, and the map of instances 1 to n (*spatial); n may be 0."""
         instances, objects = instances_of_classes(reference, self.ids)
-        own = torch.from_numpy(np.arange(1, len(objects) + 1, dtype=np.int32))[:, None, None]
-        boxes = objects.boxes[:, [1, 0, 3, 2]]
         return {
             HEAD: {
-                "boxes": torch.from_numpy(boxes.astype(np.float32)),
+                "boxes": torch.from_numpy(objects.boxes.astype(np.float32)),
                 "labels": torch.from_numpy(objects.labels),
-                "masks": (torch.from_numpy(instances)[None] == own).to(torch.uint8),
+                "instances": torch.from_numpy(np.ascontiguousarray(instances)),
             }
         }
 
@@ -95,7 +94,7 @@ class InstanceDetection(Task):
         else:
             raise UsageError(
                 f"task=instance/detect needs a network that computes its losses itself, and {type(model).__name__} "
-                "does not; choose model=mask_rcnn"
+                "does not; choose model=mask_rcnn or model=mask_retinanet"
             )
         return outputs
 
@@ -109,9 +108,15 @@ class InstanceDetection(Task):
         predictions = []
         for found, image, placement in zip(outputs[HEAD], batch.images_read, batch.placements, strict=True):
             sure = found["scores"] >= self.score_threshold
-            masks = _on_image_grid(found["masks"][sure, 0].cpu(), placement)
             labels, scores = found["labels"][sure].cpu().numpy(), found["scores"][sure].cpu().numpy()
-            instances, kept = _without_overlap(masks >= self.mask_threshold, scores, least_visible=self.least_visible)
+            instances, kept = instances_of_masks(
+                found["masks"][sure, 0].cpu(),
+                found["boxes"][sure].cpu().numpy(),
+                scores,
+                placement,
+                threshold=self.mask_threshold,
+                least_visible=self.least_visible,
+            )
             boxes = Objects.of_instances(instances, dict(enumerate(labels[kept].tolist(), start=1))).boxes
             objects = Objects.of(boxes, labels[kept], scores[kept])
             predictions.append(self._prediction(image, instances, objects))
@@ -127,27 +132,3 @@ class InstanceDetection(Task):
     def _prediction(self, image: Image, instances: Integer[np.ndarray, "*spatial"], objects: Objects) -> Prediction:
         mask = np.concatenate([[0], objects.labels]).astype(np.int16)[instances][None]
         return prediction_of(image, self.classes, mask=mask, instances=instances, objects=objects)
-
-
-def _on_image_grid(masks: Float[Tensor, "n *padded"], placement: Placement) -> Float[np.ndarray, "n *image"]:
-    """Masks on the image's own grid, without what was added to the network's grid."""
-    inside = (slice(None), *(slice(size) for size in placement.resized_shape))
-    if len(masks) == 0:
-        return np.zeros((0, *placement.image_shape), dtype=np.float32)
-    return to_image_grid(masks[inside], placement)
-
-
-def _without_overlap(
-    masks: np.ndarray, scores: Float[np.ndarray, "n"], *, least_visible: float
-) -> tuple[Integer[np.ndarray, "*spatial"], Integer[np.ndarray, "kept"]]:
-    """One map of instances, and which mask is instance 1, 2, ...: a voxel belongs to the surest mask that covers it."""
-    instances = np.zeros(masks.shape[1:], dtype=np.int32)
-    kept: list[int] = []
-    for index in np.argsort(-scores, kind="stable"):
-        visible = masks[index] & (instances == 0)
-        count = np.count_nonzero(visible)
-        if count == 0 or count < least_visible * np.count_nonzero(masks[index]):
-            continue
-        kept.append(int(index))
-        instances[visible] = len(kept)
-    return instances, np.array(kept, dtype=np.int64)

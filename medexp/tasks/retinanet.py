@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from monai.apps.detection.utils.ATSS_matcher import ATSSMatcher
-from monai.apps.detection.utils.box_coder import BoxCoder
 from monai.apps.detection.utils.box_selector import BoxSelector
 from torch import Tensor, nn
 
+from medexp.core.anchors import ANCHORS, LOGITS, assign, select
 from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Placement
 from medexp.core.objects import Objects
@@ -21,9 +20,7 @@ from medexp.core.types import Annotation, Batch, Kind, Prediction
 from medexp.tasks._known import classes_of, objects_of_classes, prediction_of, reference_objects
 from medexp.tasks.base import Task
 
-HEAD = "logits"
 TARGETS = "boxes"
-_NO_OBJECT = -1
 
 
 class AnchorDetection(Task):
@@ -89,7 +86,7 @@ class AnchorDetection(Task):
             detections_per_image=detections_per_image,
         )
         _check_mean(loss, classes=len(self.classes))
-        self.heads = {HEAD: len(self.classes)}
+        self.heads = {LOGITS: len(self.classes)}
         self.loss_function = loss
         self.box_loss_function = box_loss
         self.class_weight = class_weight
@@ -114,101 +111,36 @@ class AnchorDetection(Task):
     def forward(self, model: nn.Module, images: Tensor, targets: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the network says of its anchors; UsageError where it has none."""
         outputs: dict[str, Any] = model(images)
-        if "anchors" not in outputs:
+        if ANCHORS not in outputs:
             raise UsageError("task=detection/retinanet needs a network with anchors; choose model=retinanet")
         return outputs
 
     def loss(self, outputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Tensor]:
         """Terms of the classes and of the boxes, whose names begin with "class" and "box"."""
-        seen = _Seen.of(outputs, targets[TARGETS], self.matcher)
+        wanted = targets[TARGETS]
+        boxes, channels = ([own[name] for own in wanted] for name in ("boxes", "channels"))
+        seen = assign(outputs, boxes, channels, self.matcher)
         scale = self.class_weight * seen.logits.numel() / seen.count
         classes = _as_terms(self.loss_function(_as_voxels(seen.logits), _as_voxels(seen.one_hot)))
-        coder = _coder(seen.anchors)
-        boxes = self.box_loss_function(
-            offsets=(seen.offsets, coder.encode_single(seen.boxes, seen.anchors)),
-            boxes=(coder.decode_single(seen.offsets, seen.anchors), seen.boxes),
+        box_terms = self.box_loss_function(
+            offsets=(seen.offsets, seen.wanted_offsets()), boxes=(seen.decoded(), seen.boxes)
         )
         return {
             **{f"class_{name}" if name else "class": scale * term for name, term in classes.items()},
-            **{f"box_{name}": term / seen.count for name, term in boxes.items()},
+            **{f"box_{name}": term / seen.count for name, term in box_terms.items()},
         }
 
     def decode(self, outputs: dict[str, Any], batch: Batch) -> list[Prediction]:
         """Objects on each image's own grid, the surest first."""
-        coder, anchors = _coder(outputs["anchors"][0]), [level.flatten(0, 1) for level in outputs["anchors"]]
         predictions = []
         for index, (image, placement) in enumerate(zip(batch.images_read, batch.placements, strict=True)):
-            logits, offsets = ([level[index].flatten(0, 1) for level in outputs[name]] for name in (HEAD, "offsets"))
-            boxes = [coder.decode_single(*level) for level in zip(offsets, anchors, strict=True)]
-            selected = self.selector.select_boxes_per_image(boxes, logits, list(placement.resized_shape))
+            selected = select(outputs, index, self.selector, placement.resized_shape)
             predictions.append(prediction_of(image, self.classes, objects=_to_image_grid(selected, placement)))
         return predictions
 
     def reference(self, batch: Batch) -> list[Prediction]:
         """The objects of the annotations."""
         return reference_objects(batch, self.ids, self.classes)
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What the losses see of a batch.
-
-    Attributes:
-        logits: Of all anchors.
-        one_hot: What they should say.
-        offsets: Of the anchors that are assigned to an object.
-        anchors: The boxes of these anchors.
-        boxes: Their objects' boxes.
-    """
-
-    logits: Float[Tensor, "batch n classes"]
-    one_hot: Float[Tensor, "batch n classes"]
-    offsets: Float[Tensor, "assigned corners"]
-    anchors: Float[Tensor, "assigned corners"]
-    boxes: Float[Tensor, "assigned corners"]
-
-    @property
-    def count(self) -> int:
-        """Anchors that are assigned to an object, at least 1."""
-        return max(len(self.anchors), 1)
-
-    @classmethod
-    def of(cls, outputs: dict[str, Any], targets: list[dict[str, Tensor]], matcher: ATSSMatcher) -> _Seen:
-        """Assign the anchors of all levels to the objects of each image."""
-        logits, offsets = (
-            torch.cat([level.flatten(1, 2) for level in outputs[name]], dim=1) for name in (HEAD, "offsets")
-        )
-        anchors = torch.cat([level.flatten(0, 1) for level in outputs["anchors"]])
-        one_hot, assigned, boxes = torch.zeros_like(logits), [], []
-        for image, own in enumerate(targets):
-            object_of = _assign(outputs["anchors"], own["boxes"], matcher)
-            places = torch.nonzero(object_of != _NO_OBJECT)[:, 0]
-            one_hot[image, places, own["channels"][object_of[places]]] = 1
-            assigned.append(places)
-            boxes.append(own["boxes"][object_of[places]])
-        return cls(
-            logits=logits,
-            one_hot=one_hot,
-            offsets=torch.cat([own[places] for own, places in zip(offsets, assigned, strict=True)]),
-            anchors=anchors[torch.cat(assigned)],
-            boxes=torch.cat(boxes),
-        )
-
-
-def _assign(
-    levels: list[Float[Tensor, "_ shapes corners"]], boxes: Float[Tensor, "n corners"], matcher: ATSSMatcher
-) -> Integer[Tensor, "anchors"]:
-    """The object that each anchor is assigned to."""
-    anchors = torch.cat([level.flatten(0, 1) for level in levels])
-    if len(boxes) == 0:
-        return torch.full((len(anchors),), _NO_OBJECT, device=anchors.device)
-    _, object_of = matcher(boxes, anchors, [len(level) for level in levels], levels[0].shape[1])
-    assigned: Tensor = object_of
-    return assigned
-
-
-def _coder(anchors: Float[Tensor, "*lead corners"]) -> BoxCoder:
-    return BoxCoder(weights=(1.0,) * anchors.shape[-1])
 
 
 def _as_voxels(values: Float[Tensor, "batch n classes"]) -> Float[Tensor, "1 classes anchors"]:

@@ -31,7 +31,7 @@ from medexp.models.fitting import nearest_fit
 
 _ROOT = Path(__file__).parents[2]
 _PAGE = _ROOT / "docs" / "models.md"
-_NOT_DENSE = ("auto", "densenet", "mask_rcnn", "retinanet")  # planned, or without maps
+_NOT_DENSE = ("auto", "densenet", "mask_rcnn", "mask_retinanet", "retinanet")  # planned, or without maps
 _SIDE = {2: 64, 3: 32}
 _BATCH = 2
 _CLASSES = 3

@@ -76,6 +76,7 @@ def test_the_list_names_every_option_and_what_it_is_for(capsys: pytest.CaptureFi
     assert set(listed) == {file.stem for file in (conf_folder() / "model").glob("*.yaml")}
     assert listed["segresnet"]["spatial_dims"] == [2, 3]
     assert listed["mask_rcnn"]["spatial_dims"] == [2]
+    assert listed["mask_retinanet"]["spatial_dims"] == [2, 3]
     assert "plan" in listed["auto"]["refusal"]
     assert listed["segresnet"]["text"] == "MONAI's SegResNet (Myronenko, BrainLes 2018), without the autoencoder"
 

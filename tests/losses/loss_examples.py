@@ -16,7 +16,7 @@ from medexp.losses.ignore_index import as_terms
 
 CONF = Path(__file__).parents[2] / "conf"
 # These compare no classes with maps of logits; test_mse.py and test_detector_terms.py see that they refuse them.
-OF_OTHER_TASKS = {"mse", "detector_terms"}
+OF_OTHER_TASKS = {"mse", "detector_terms", "one_stage_terms"}
 # This stands for one of the others until a study starts; see test_auto_loss.py.
 CHOSEN_LATER = {"auto"}
 LOSSES = sorted({file.stem for file in (CONF / "loss").glob("[!_]*.yaml")} - OF_OTHER_TASKS - CHOSEN_LATER)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from medexp.core.errors import UsageError
 from medexp.losses.detector_terms import DetectorTerms
 
-CONF = Path(__file__).parents[2] / "conf" / "loss" / "detector_terms.yaml"
+CONF = Path(__file__).parents[2] / "conf" / "loss"
 TERMS = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 
 
@@ -30,8 +30,18 @@ def test_each_term_is_multiplied_by_its_weight_value_and_gradient():
 
 
 def test_the_option_file_weighs_every_term_of_torchvision_alike():
-    weighted = instantiate(OmegaConf.load(CONF))(values())
+    weighted = instantiate(OmegaConf.load(CONF / "detector_terms.yaml"))(values())
     assert [weighted[name].item() for name in TERMS] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_the_option_file_of_one_stage_leaves_out_what_has_weight_zero_and_refuses_other_detectors():
+    one_stage = instantiate(OmegaConf.load(CONF / "one_stage_terms.yaml"))
+    terms = {name: torch.tensor(2.0) for name in one_stage.weights}
+    assert {name: term.item() for name, term in one_stage(terms).items()} == {
+        "loss_classifier": 2.0, "loss_box_reg": 2.0, "loss_box_giou": 0.0, "loss_mask": 2.0, "loss_mask_dice": 0.0,
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="choose loss=detector_terms for model=mask_rcnn"):
+        one_stage(values())
 
 
 @pytest.mark.parametrize("changed", [{"loss_mask": None}, {"loss_kepoint": 1.0}])

@@ -20,6 +20,7 @@ HEADS = {"semantic": 2, "distance": 1}
 NOT_DENSE = {
     "densenet": "classifies",
     "mask_rcnn": "finds objects",
+    "mask_retinanet": "finds objects",
     "retinanet": "judges anchors",
     "auto": "is planned",
 }

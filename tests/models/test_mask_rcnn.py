@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import roi_align
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import masks_to_boxes, roi_align
 
 from medexp.core.errors import UsageError
 from medexp.models.adapter import build_model, fit_size
@@ -54,9 +55,9 @@ def found_in(network: nn.Module, images: torch.Tensor) -> list[dict[str, torch.T
 
 
 def target(*, rows: int, columns: int) -> dict[str, torch.Tensor]:
-    mask = torch.zeros(1, rows, columns, dtype=torch.uint8)
-    mask[0, 4:14, 6:20] = 1
-    return {"boxes": torch.tensor([[6.0, 4.0, 20.0, 14.0]]), "labels": torch.tensor([2]), "masks": mask}
+    instances = torch.zeros(rows, columns, dtype=torch.int32)
+    instances[4:14, 6:20] = 1
+    return {"boxes": torch.tensor([[4.0, 6.0, 14.0, 20.0]]), "labels": torch.tensor([2]), "instances": instances}
 
 
 def test_the_option_file_lists_every_knob():
@@ -82,8 +83,23 @@ def test_what_is_found_is_what_torchvision_finds_with_the_same_weights():
         expected = theirs(list(images))
     for found, other in zip(found_in(ours, images), expected, strict=True):
         assert len(found["boxes"]) > 0
-        for name, values in other.items():
-            torch.testing.assert_close(found[name], values)
+        torch.testing.assert_close(found["boxes"], other["boxes"][:, [1, 0, 3, 2]])
+        torch.testing.assert_close(paste_masks_in_image(found["masks"], other["boxes"], (64, 64)), other["masks"])
+        for name in ("labels", "scores"):
+            torch.testing.assert_close(found[name], other[name])
+
+
+def test_a_target_reaches_torchvision_with_columns_first_and_a_mask_for_each_object():
+    network = network_of().train()
+    seen = []
+    network.network.register_forward_pre_hook(lambda _, given: seen.extend(given[1]))
+    own = target(rows=32, columns=40)
+    own["instances"][20:24, 1:9] = 2
+    two = {**own, "boxes": torch.tensor([[4.0, 6, 14, 20], [20, 1, 24, 9]]), "labels": torch.tensor([2, 1])}
+    network(images_of(1, 1, 32, 40), [two])
+    (given,) = seen
+    assert torch.equal(masks_to_boxes(given["masks"]) + torch.tensor([0, 0, 1, 1]), given["boxes"])
+    assert given["labels"].tolist() == [2, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -94,7 +110,7 @@ def test_images_of_any_number_of_channels_keep_their_size_and_intensities(channe
     network.network.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     (found,) = found_in(network, images)
     assert torch.equal(seen[0][:, :, :48, :72], images)
-    assert found["masks"].shape[1:] == (1, 48, 72)
+    assert found["masks"].shape[1:] == (1, 8, 8)
     assert next(network.parameters()).shape[1] == channels
 
 
@@ -185,7 +201,7 @@ def test_the_size_of_a_patch_is_tried_without_targets():
 @pytest.mark.parametrize(
     ("knobs", "told"),
     [
-        ({"spatial_dims": 3}, "model=mask_rcnn is for 2D images, got 3D; choose task=instance/split"),
+        ({"spatial_dims": 3}, "model=mask_rcnn is for 2D images, got 3D; choose model=mask_retinanet"),
         ({"heads": {"semantic": 2}}, r"has no maps \['semantic'\]; choose task=instance/detect"),
         ({"backbone": "resnet19"}, r"model\.backbone needs a ResNet of torchvision, got resnet19; did you mean"),
         ({"anchor_sizes_px": [8, 16]}, r"anchor_sizes_px needs 5 values, one a level, got \[8, 16\]"),

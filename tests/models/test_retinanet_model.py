@@ -57,6 +57,13 @@ def test_the_network_also_works_in_3d():
     assert [tuple(level.shape) for level in outputs["offsets"]] == [(1, 128, 2, 6), (1, 16, 2, 6), (1, 2, 2, 6)]
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_ratios_anchors_are_squares_or_cubes(dims):
+    network = network_of(spatial_dims=dims, aspect_ratios=None, anchor_sizes_px=[[6.0], [10.0], [16.0]])
+    for level, side in zip(network(torch.randn(1, 1, *[32] * dims))["anchors"], (6, 10, 16), strict=True):
+        assert ((level[..., dims:] - level[..., :dims]) == side).all()
+
+
 def test_the_anchors_are_centred_on_their_places_as_torchvision_s_half_a_stride_on():
     outputs = network_of()(torch.randn(1, 1, 48, 64))
     for level, sizes, stride in zip(outputs["anchors"], SMALL["anchor_sizes_px"], (4, 8, 16), strict=True):
