@@ -11,9 +11,9 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from medexp.association._knobs import check_count, check_length, check_part
-from medexp.association._overlaps import shared_voxels
 from medexp.association._paths import tracks_along
 from medexp.core.errors import UsageError
+from medexp.core.overlaps import overlaps
 from medexp.core.tracks import Sequence, TrackedSequence
 
 COSTS = ("distance", "overlap")
@@ -158,7 +158,7 @@ def _parts(sequence: Sequence, most_steps: int) -> tuple[Mapping[Pair, float], M
     numbers = list(sequence.frames)
     for place, earlier in enumerate(numbers):
         for later in numbers[place + 1 : place + 1 + most_steps]:
-            shared = shared_voxels(sequence.frames[earlier], sequence.frames[later])
+            shared = overlaps(sequence.frames[earlier], sequence.frames[later])
             for one, other, together, part in zip(
                 shared.first.tolist(),
                 shared.second.tolist(),

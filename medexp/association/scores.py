@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Integer
 
-from medexp.association._overlaps import shared_voxels
 from medexp.core.errors import DataError
+from medexp.core.overlaps import overlaps
 from medexp.core.tracks import TrackedSequence
 
 Node = tuple[int, int]
@@ -90,8 +90,8 @@ def _seg(result: Frames, segmentation: Frames) -> float:
     total, objects = 0.0, 0
     for frame, image in segmentation.items():
         objects += len(np.unique(image[image > 0]))
-        shared = shared_voxels(image, result[frame])
-        total += float(shared.iou[2 * shared.voxels > shared.first_voxels].sum())
+        shared = overlaps(image, result[frame])
+        total += float(shared.iou[shared.of_first > 0.5].sum())
     return total / objects if objects else math.nan
 
 
@@ -116,8 +116,8 @@ def found_objects(
     Returns:
         Id in the result by id in the reference.
     """
-    shared = shared_voxels(reference, result)
-    half = 2 * shared.voxels > shared.first_voxels
+    shared = overlaps(reference, result)
+    half = shared.of_first > 0.5
     return dict(zip(shared.first[half].tolist(), shared.second[half].tolist(), strict=True))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Integer
 from scipy.optimize import linear_sum_assignment
 
 from medexp.association._knobs import check_count, check_part
-from medexp.association._overlaps import shared_voxels
+from medexp.core.overlaps import overlaps
 
 
 class SliceJoiner:
@@ -57,7 +57,7 @@ class SliceJoiner:
     def _pairs(
         self, before: Integer[np.ndarray, "*plane"], after: Integer[np.ndarray, "*plane"]
     ) -> list[tuple[int, int]]:
-        shared = shared_voxels(before, after)
+        shared = overlaps(before, after)
         near = shared.iou >= self.min_iou
         firsts, rows = np.unique(shared.first[near], return_inverse=True)
         seconds, columns = np.unique(shared.second[near], return_inverse=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -254,8 +254,7 @@ class Outcome(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True)
-class EvidenceRow:
+class EvidenceRow(NamedTuple):
     """What one case contributes to a metric: aggregates, intervals and tests are computed from rows alone.
 
     A metric with a value per case gives one row a case and label. A metric without one gives a row for each object or

@@ -7,9 +7,9 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
+from medexp.core.overlaps import overlaps
 from medexp.core.types import Prediction
 from medexp.engine._overlay_planes import Plane
-from medexp.metrics._matching import overlaps
 
 _MATCHING_IOU = 0.5
 
@@ -98,10 +98,10 @@ def _object_kinds(prediction: Prediction, reference: Prediction, plane: Plane | 
     (found, objects), (known, wanted) = (_objects_of(shown) for shown in (prediction, reference))
     valid = np.ones(known.shape, dtype=bool) if reference.valid is None else reference.valid
     pairs = overlaps(np.where(valid, found, 0), np.where(valid, known, 0))
-    match = (objects[pairs.predicted - 1] == wanted[pairs.referred - 1]) & (pairs.iou > _MATCHING_IOU)
+    match = (objects[pairs.first - 1] == wanted[pairs.second - 1]) & (pairs.iou > _MATCHING_IOU)
     of_found = np.full(len(objects) + 1, ErrorKind.FALSE_OBJECT, dtype=np.uint8)
     of_known = np.full(len(wanted) + 1, ErrorKind.MISSED_OBJECT, dtype=np.uint8)
-    of_found[pairs.predicted[match]] = of_known[pairs.referred[match]] = ErrorKind.MATCHED
+    of_found[pairs.first[match]] = of_known[pairs.second[match]] = ErrorKind.MATCHED
     of_found[0] = of_known[0] = 0
     extra, missed = (
         kinds[numbers if plane is None else plane.cut(numbers, lead=0)]

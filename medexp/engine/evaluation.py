@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -167,7 +166,7 @@ def _write_table(table: pd.DataFrame, path: Path) -> Path:
 
 def write_evidence(rows: Sequence[EvidenceRow], metrics: Sequence[Metric], folder: RunFolder, *, part: str) -> None:
     """Write evidence.csv, a line per row, and cases.csv, a line per case."""
-    evidence = pd.DataFrame([asdict(row) | {"part": part} for row in rows])
+    evidence = pd.DataFrame([row._asdict() | {"part": part} for row in rows])
     unused = [name for name in _OF_SINGLE_OBJECTS if evidence[name].replace("", None).isna().all()]
     write_text(folder.evidence, evidence.drop(columns=unused).to_csv(index=False))
     cases = cases_table(rows, metrics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -207,7 +207,7 @@ class Tuning:
     ) -> float:
         """The aggregate where groups are drawn with their cases; a case drawn twice counts as two."""
         copies = [
-            replace(row, case_id=f"{turn}/{row.case_id}")
+            row._replace(case_id=f"{turn}/{row.case_id}")
             for turn, group in enumerate(drawn)
             for key in of_group[group]
             for row in rows[key]

@@ -6,80 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
-from scipy.sparse import coo_array
+from jaxtyping import Bool, Integer
 
 from medexp.core.errors import DataError
 from medexp.core.objects import Objects
+from medexp.core.overlaps import Overlaps, overlaps
 from medexp.core.types import Outcome, Prediction
-
-
-@dataclass(frozen=True, eq=False)
-class Overlaps:
-    """All pairs of instances that share a voxel, ordered by predicted id and then by referred id.
-
-    Attributes:
-        predicted: Id of the predicted instance of each pair.
-        referred: Id of the reference's instance of each pair.
-        shared: Voxels that both share.
-        predicted_voxels: Voxels of each predicted id, from 0 on.
-        referred_voxels: Voxels of each id of the reference, from 0 on.
-    """
-
-    predicted: Integer[np.ndarray, "pairs"]
-    referred: Integer[np.ndarray, "pairs"]
-    shared: Integer[np.ndarray, "pairs"]
-    predicted_voxels: Integer[np.ndarray, "predicted_ids"]
-    referred_voxels: Integer[np.ndarray, "referred_ids"]
-
-    @property
-    def either(self) -> Integer[np.ndarray, "pairs"]:
-        """Voxels that at least one of a pair has."""
-        sizes: np.ndarray = self.predicted_voxels[self.predicted] + self.referred_voxels[self.referred]
-        return sizes - self.shared
-
-    @property
-    def iou(self) -> Float[np.ndarray, "pairs"]:
-        """Voxels that both share over the voxels that either has."""
-        ratio: np.ndarray = self.shared / self.either
-        return ratio
-
-
-def overlaps(
-    prediction: Integer[np.ndarray, "*spatial"],
-    reference: Integer[np.ndarray, "*spatial"],
-    *,
-    n_predicted: int | None = None,
-    n_referred: int | None = None,
-) -> Overlaps:
-    """The pairs of instances that share a voxel, from a sparse table of all pairs of ids that occur.
-
-    Both images are read once, as runs of voxels in which neither id changes, and the runs are summed up.
-
-    Args:
-        prediction: Instance ids, 0 where there is none.
-        reference: Instance ids on the same grid.
-        n_predicted: Largest predicted id that there may be; None for the largest there is.
-        n_referred: Largest id of the reference that there may be.
-
-    Returns:
-        The pairs.
-    """
-    first, second = prediction.ravel(), reference.ravel()
-    ends = np.flatnonzero((first[1:] != first[:-1]) | (second[1:] != second[:-1])) + 1
-    starts = np.concatenate([[0], ends]) if first.size else np.zeros(0, dtype=np.int64)
-    voxels = np.diff(np.append(starts, first.size))
-    ids = first[starts], second[starts]
-    shape = tuple(
-        1 + int(found.max(initial=0) if most is None else most)
-        for found, most in zip(ids, (n_predicted, n_referred), strict=True)
-    )
-    table = coo_array((voxels, ids), shape=shape).tocsr()  # sums the runs of a pair
-    table.sort_indices()
-    sizes = (np.asarray(table.sum(axis=axis)) for axis in (1, 0))
-    pairs = table.tocoo()
-    both = (pairs.row > 0) & (pairs.col > 0)
-    return Overlaps(pairs.row[both], pairs.col[both], pairs.data[both], *sizes)
 
 
 def instances_of(prediction: Prediction, whose: str) -> tuple[Integer[np.ndarray, "*spatial"], Objects]:
@@ -155,7 +87,7 @@ class Compared:
         Returns:
             The outcomes.
         """
-        hit, said = self.overlaps.referred[is_match] - 1, self.overlaps.predicted[is_match] - 1
+        hit, said = self.overlaps.second[is_match] - 1, self.overlaps.first[is_match] - 1
         is_missed, is_alarm = self.can_be_missed.copy(), self.can_be_alarm.copy()
         is_missed[hit], is_alarm[said] = False, False
         ious = self.overlaps.iou[is_match].tolist()
@@ -190,14 +122,14 @@ def compared(prediction: Prediction, reference: Prediction) -> Compared:
     whole, valid = predicted, reference.valid
     if valid is not None:
         predicted, referred = np.where(valid, predicted, 0), np.where(valid, referred, 0)
-    pairs = overlaps(predicted, referred, n_predicted=len(objects), n_referred=len(wanted))
-    annotated = pairs.predicted_voxels[1:]
+    pairs = overlaps(predicted, referred, n_first=len(objects), n_second=len(wanted))
+    annotated = pairs.first_voxels[1:]
     sizes = annotated if valid is None else np.bincount(whole.ravel(), minlength=len(objects) + 1)[1:]
     return Compared(
         overlaps=pairs,
-        same_class=objects.labels[pairs.predicted - 1] == wanted.labels[pairs.referred - 1],
+        same_class=objects.labels[pairs.first - 1] == wanted.labels[pairs.second - 1],
         found=objects.labels,
         wanted=wanted.labels,
-        can_be_missed=pairs.referred_voxels[1:] > 0,
+        can_be_missed=pairs.second_voxels[1:] > 0,
         can_be_alarm=2 * annotated >= np.maximum(sizes, 1),
     )

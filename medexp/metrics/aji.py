@@ -129,8 +129,8 @@ class AggregatedJaccard:
 
 def _best(pair: Compared, pairs: Integer[np.ndarray, "pairs"]) -> Integer[np.ndarray, "chosen"]:
     """Places in `pairs` of the pair with the highest IoU of each instance of the reference; of equal ones the first."""
-    order = np.lexsort((-pair.overlaps.iou[pairs], pair.overlaps.referred[pairs]))
-    first = np.unique(pair.overlaps.referred[pairs][order], return_index=True)[1]
+    order = np.lexsort((-pair.overlaps.iou[pairs], pair.overlaps.second[pairs]))
+    first = np.unique(pair.overlaps.second[pairs][order], return_index=True)[1]
     chosen: np.ndarray = order[first]
     return chosen
 
@@ -140,7 +140,7 @@ def _unique(pair: Compared, pairs: Integer[np.ndarray, "pairs"]) -> Integer[np.n
 
     Instances that no chain of overlaps connects are assigned apart, so that no table of all with all is needed.
     """
-    predicted, referred = (ids[pairs] for ids in (pair.overlaps.predicted, pair.overlaps.referred))
+    predicted, referred = (ids[pairs] for ids in (pair.overlaps.first, pair.overlaps.second))
     iou, below = pair.overlaps.iou[pairs], len(pair.found) + 1
     side = below + len(pair.wanted) + 1
     graph = coo_array((np.ones(len(pairs)), (predicted, below + referred)), shape=(side, side))
@@ -164,12 +164,12 @@ def _assigned(
 def _voxels(pair: Compared, partners: Integer[np.ndarray, "partners"], value: int) -> list[tuple[Outcome, float]]:
     """Shared, missed and falsely found voxels of a class, or that there is nothing."""
     table = pair.overlaps
-    own = partners[pair.wanted[table.referred[partners] - 1] == value]
+    own = partners[pair.wanted[table.second[partners] - 1] == value]
     shared = int(table.shared[own].sum())
-    wanted = int(table.referred_voxels[1:][pair.wanted == value].sum())
+    wanted = int(table.second_voxels[1:][pair.wanted == value].sum())
     alone = pair.found == value
-    alone[table.predicted[own] - 1] = False
-    found = int(table.predicted_voxels[table.predicted[own]].sum() + table.predicted_voxels[1:][alone].sum())
+    alone[table.first[own] - 1] = False
+    found = int(table.first_voxels[table.first[own]].sum() + table.first_voxels[1:][alone].sum())
     if not wanted + found:
         return [(Outcome.NONE, math.nan)]
     return [

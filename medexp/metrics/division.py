@@ -76,7 +76,7 @@ class Division:
         over = self.name == "over_segmentation"
         parts = _parts(pair, self.min_share, over=over)
         labels, voxels = (
-            (pair.wanted, pair.overlaps.referred_voxels) if over else (pair.found, pair.overlaps.predicted_voxels)
+            (pair.wanted, pair.overlaps.second_voxels) if over else (pair.found, pair.overlaps.first_voxels)
         )
         found = []
         for structure in prediction.classes:
@@ -133,8 +133,8 @@ class Division:
 def _parts(pair: Compared, min_share: float, *, over: bool) -> Integer[np.ndarray, "objects"]:
     """How many predicted objects lie in each object of the reference, or the other way round."""
     table = pair.overlaps
-    inner, sizes = (table.predicted, table.predicted_voxels) if over else (table.referred, table.referred_voxels)
-    outer, count = (table.referred, len(pair.wanted)) if over else (table.predicted, len(pair.found))
+    inner, sizes = (table.first, table.first_voxels) if over else (table.second, table.second_voxels)
+    outer, count = (table.second, len(pair.wanted)) if over else (table.first, len(pair.found))
     lies_in = pair.same_class & (table.shared > min_share * sizes[inner])
     parts: np.ndarray = np.bincount(outer[lies_in], minlength=count + 1)[1:]
     return parts

@@ -138,7 +138,7 @@ class InstanceAP:
 def _most_matches(pair: Compared, min_iou: float) -> Bool[np.ndarray, "pairs"]:
     """The pairs of a largest matching; above an IoU of .5 every pair that can match does."""
     can_match: np.ndarray = pair.same_class & (pair.overlaps.iou >= min_iou)
-    predicted, referred = pair.overlaps.predicted[can_match], pair.overlaps.referred[can_match]
+    predicted, referred = pair.overlaps.first[can_match], pair.overlaps.second[can_match]
     if len(np.unique(predicted)) == len(predicted) and len(np.unique(referred)) == len(referred):
         return can_match
     shape = len(pair.found) + 1, len(pair.wanted) + 1

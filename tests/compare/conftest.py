@@ -86,7 +86,7 @@ def _run_writer(runs: Path) -> Callable[..., RunFolder]:
         told = {"status": Status.FINISHED, "part": "val", "precision": "32-true", "metrics": definitions}
         told |= {"fingerprint": facts | (fingerprint or {})} | (record or {})
         folder.write(Record(study=study, axes=own_axes, **told))
-        pd.DataFrame([vars(row) for row in rows]).to_csv(folder.evidence, index=False)
+        pd.DataFrame([row._asdict() for row in rows]).to_csv(folder.evidence, index=False)
         pd.DataFrame({"epoch": [0, 1], "step": [5, 10], "train/loss": [1.0, 0.5]}).to_csv(folder.history, index=False)
         return folder
 

@@ -78,7 +78,7 @@ def test_pseudo_values_leave_out_groups_and_not_cases() -> None:
     metric = PanopticQuality(quality="rq", pooled=True, min_iou=0.5, both_empty=1.0)
     by_case = object_rows(counts, metric="rq")
     by_group = [
-        EvidenceRow(**{**vars(row), "group": row.case_id[:3] + row.case_id[-1:].translate({50: 48, 51: 49})})
+        EvidenceRow(**{**row._asdict(), "group": row.case_id[:3] + row.case_id[-1:].translate({50: 48, 51: 49})})
         for row in by_case
     ]
     whole = pseudo_values(by_group, metric)["cell"]

@@ -17,8 +17,8 @@ from torchmetrics.detection import PanopticQuality as Torchmetrics
 from medexp.core.errors import DataError, UsageError
 from medexp.core.geometry import Geometry
 from medexp.core.objects import Objects
+from medexp.core.overlaps import overlaps
 from medexp.core.types import EvidenceRow, Outcome, Prediction, StructureClass
-from medexp.metrics._matching import overlaps
 from medexp.metrics.pq import PanopticQuality
 
 torch.set_num_threads(1)
@@ -157,7 +157,7 @@ def test_overlaps_agree_with_dense_loops(seed):
             if both:
                 expected[p, r] = both / ((prediction == p) | (reference == r)).sum()
     pairs = overlaps(prediction, reference)
-    found = dict(zip(zip(pairs.predicted.tolist(), pairs.referred.tolist(), strict=True), pairs.iou, strict=True))
+    found = dict(zip(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), pairs.iou, strict=True))
     assert found == pytest.approx(expected)
 
 
