@@ -26,7 +26,20 @@ def shared_data() -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+def fresh_wandb() -> Iterator[None]:
+    """No settings of wandb, which keeps those of the first run in a process, go from one test to another."""
+
+    def forget() -> None:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def wandb_server(fresh_wandb: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A local server that wandb takes for its service, and a login to it; fails on a call that it does not know."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -40,5 +53,5 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wa
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
         if "wandb" in sys.modules:
-            sys.modules["wandb"].teardown()
+            sys.modules["wandb"].teardown()  # while the server is there
     assert server.unknown == []

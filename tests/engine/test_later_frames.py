@@ -11,6 +11,7 @@ import tifffile
 import medexp
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 def test_the_end_of_a_sequence_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     for frame in range(6):

@@ -43,7 +43,7 @@ def _go_offline(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def _offline(fresh_wandb: None, monkeypatch: pytest.MonkeyPatch) -> None:
     _go_offline(monkeypatch)
 
 

@@ -23,13 +23,14 @@ from medexp.post_processing.smooth import Smooth
 from medexp.post_processing.threshold import Threshold
 
 CONF = Path(__file__).parents[2] / "conf" / "post_processing"
-# Steps that make objects have tests of their own.
+# Steps that make or change objects have tests of their own.
 OBJECTS = (
     "border_watershed",
     "components",
     "distance_watershed",
     "embedding_clusters",
     "flow_tracking",
+    "grow_instances",
     "hover_watershed",
     "mutex_watershed",
     "peak_watershed",
