@@ -78,7 +78,9 @@ def _with_rest(column: Bool[np.ndarray, "cases"]) -> Bool[np.ndarray, "cases two
     return np.stack([column, ~column], axis=1)
 
 
-def _kappa(decided: Bool[np.ndarray, "cases classes"], truths: Bool[np.ndarray, "cases classes"], *, power: int) -> float:
+def _kappa(
+    decided: Bool[np.ndarray, "cases classes"], truths: Bool[np.ndarray, "cases classes"], *, power: int
+) -> float:
     """Kappa where a disagreement of d ranks weighs d to the power; 0: all disagreements weigh alike."""
     cases, classes = truths.shape
     ranks = np.arange(classes)
