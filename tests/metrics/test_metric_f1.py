@@ -55,4 +55,4 @@ def test_a_case_that_is_drawn_twice_counts_as_two():
 
 def test_a_threshold_beyond_probabilities_is_refused():
     with pytest.raises(UsageError, match=r"f1\.threshold needs a value in \[0, 1\], got 50"):
-        F1(threshold=50)
+        F1(threshold=50.0)

@@ -6,6 +6,7 @@ import inspect
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.utils import get_class, instantiate
 from labelled_images import findings, grades, rows_of, scored, value_of
@@ -46,14 +47,13 @@ def test_the_definition_can_be_stored(configured):
     assert definition["better"] == ("higher" if metric.higher_is_better else "lower")
 
 
-def test_sure_and_right_is_better_than_guessed(configured):
+def test_sure_and_right_has_the_best_value_and_the_scores_of_others_a_worse_one(configured):
     _, _, metric = configured
     scores, truths = grades(0)
-    good = value_of(metric, scores, scores.argmax(axis=1))["mean"]
-    right = value_of(metric, scores.round(), scores.round().argmax(axis=1))["mean"]
-    guessed = value_of(metric, scores[::-1], truths)["mean"]
-    best = max if metric.higher_is_better else min
-    assert best(good, right, guessed) != guessed
+    best = value_of(metric, np.eye(4)[truths], truths)["mean"]
+    others = value_of(metric, scores[::-1], truths)["mean"]
+    assert best == float(metric.higher_is_better)
+    assert (best > others + 0.05) if metric.higher_is_better else (best < others - 0.05)
 
 
 def test_the_order_of_the_images_does_not_matter(configured):
