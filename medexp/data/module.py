@@ -125,8 +125,6 @@ class ImageData(pl.LightningDataModule):
         patch_size: Spatial shape of a training patch; images that are smaller are padded with zeros.
         batch_size: Patches per batch and process.
         foreground_fraction: Probability that a patch is centred on a foreground voxel.
-        balance: Of what each class is drawn equally often in training: "label" (labels of the image) or "presence"
-            (classes that occur in it); None draws each case equally often.
         workers: Processes that load batches; 0 loads in the main process. Results do not depend on it.
         pin_memory: Batches in page-locked memory; "auto": where there is CUDA.
         root: Folder of the dataset, for the source.
@@ -142,6 +140,8 @@ class ImageData(pl.LightningDataModule):
         sample_targets: The task's verb that turns a reference into what the loss sees.
         ignored_label: Label id of voxels that nobody annotated, on which no patch is centred; None where there is none.
         strides: Factor by which the network shrinks a patch along each axis, where it is known.
+        balance: Of what each class is drawn equally often in training: "label" (labels of the image) or "presence"
+            (classes that occur in it); None draws each case equally often.
         integrity: What an error in the data does: "error" stops, "warn" tells, "quarantine" leaves the case out.
         checks: "error", "warning" or "ignore" by name of a check, see `medexp.data.integrity.CHECKS`.
 
