@@ -10,6 +10,8 @@ import pandas as pd
 from medexp.core.types import Outcome
 
 _OF_IMAGES = (Outcome.POSITIVE, Outcome.NEGATIVE)
+# How the definitions of accuracy begin, whatever it is called.
+_OF_DECISIONS = ("mean over images", "mean over classes")
 
 
 def collapsed(
@@ -35,7 +37,8 @@ def collapsed(
     found = []
     for (metric, label), rows in evidence.groupby(["metric", "label"], sort=False):
         definition = definitions.get(metric, {})
-        what = _of_label(rows, definition) if metric != "accuracy" else ""
+        decisions = str(definition.get("aggregation", "")).startswith(_OF_DECISIONS)
+        what = "" if decisions or metric == "accuracy" else _of_label(rows, definition)
         if what:
             found.append(f"{metric} of {label}: {what}")
     if "train/loss" in history and len(history) and not np.isfinite(history["train/loss"].iloc[-1]):

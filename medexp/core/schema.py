@@ -141,6 +141,7 @@ OPTIONAL_RULES: Mapping[str, Rule] = {
     "dataset.integrity": _one_of("error", "warn", "quarantine"),
     "dataset.batch_size": _whole(1) | _one_of("auto"),
     "dataset.foreground_fraction": _share(),
+    "dataset.balance": _NULL | _one_of("label", "presence"),
     "dataset.workers": _one_of("auto") | _whole(0),
     "dataset.pin_memory": _one_of("auto") | _FLAG,
     "task.representation.n_rays": _NULL | _whole(3),

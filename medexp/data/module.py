@@ -20,8 +20,8 @@ from medexp.data.cache import PreparedCases
 from medexp.data.derive.derived import Derivation
 from medexp.data.integrity import Policy, Store, Training, check_dataset, checked_parts
 from medexp.data.preprocessing import Prepared, Preprocessing
-from medexp.data.sampling import SampleOrder, StreamBatches, draw_center
-from medexp.data.splits import Split
+from medexp.data.sampling import Order, SampleOrder, StreamBatches, balanced_order, draw_center
+from medexp.data.splits import Split, Strata
 
 SampleTargets = Callable[[Annotation], dict[str, Any]]
 
@@ -34,7 +34,7 @@ class TrainingSamples(Dataset[tuple[str, Tensor, dict[str, Any]]]):
         *,
         cases: Sequence[Case],
         prepared: PreparedCases,
-        order: SampleOrder,
+        order: Order,
         patch_size: tuple[int, ...],
         foreground_fraction: float,
         ignored_label: int | None,
@@ -140,6 +140,8 @@ class ImageData(pl.LightningDataModule):
         sample_targets: The task's verb that turns a reference into what the loss sees.
         ignored_label: Label id of voxels that nobody annotated, on which no patch is centred; None where there is none.
         strides: Factor by which the network shrinks a patch along each axis, where it is known.
+        balance: Of what each class is drawn equally often in training: "label" (labels of the image) or "presence"
+            (classes that occur in it); None draws each case equally often.
         integrity: What an error in the data does: "error" stops, "warn" tells, "quarantine" leaves the case out.
         checks: "error", "warning" or "ignore" by name of a check, see `medexp.data.integrity.CHECKS`.
 
@@ -175,6 +177,7 @@ class ImageData(pl.LightningDataModule):
         sample_targets: SampleTargets,
         ignored_label: int | None = None,
         strides: Sequence[int] | None = None,
+        balance: str | None = None,
         integrity: str = "error",
         checks: Mapping[str, str] | None = None,
     ) -> None:
@@ -217,7 +220,7 @@ class ImageData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.pin_memory = torch.cuda.is_available() if pin_memory == "auto" else bool(pin_memory)
-        self.order = SampleOrder(n_cases=len(self.parts.train), seed=seed)
+        self.order = self._order(balance, seed=seed)
         one_pass = -(-len(self.parts.train) // (batch_size * accumulate * processes)) * accumulate
         self.batches_per_epoch = batches_per_epoch or one_pass
         self.samples = TrainingSamples(
@@ -281,6 +284,14 @@ class ImageData(pl.LightningDataModule):
             pin_memory=self.pin_memory,
             worker_init_fn=_one_thread,
         )
+
+    def _order(self, balance: str | None, *, seed: int) -> Order:
+        """Which case each sample is cut from."""
+        if balance is None:
+            return SampleOrder(n_cases=len(self.parts.train), seed=seed)
+        strata = Strata(by=balance, classes=None, quantiles=2, known=self.report.known, key="dataset.balance")
+        names = strata(self.parts.train)
+        return balanced_order([names[case.case_id] for case in self.parts.train], seed=seed)
 
     @property
     def _rank(self) -> tuple[int, int]:

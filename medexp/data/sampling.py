@@ -6,7 +6,8 @@ run that is resumed at batch b continues with the very samples that an undisturb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -14,17 +15,37 @@ from torch.utils.data import Sampler
 from medexp.core.hashing import hash_plain
 
 
-class SampleOrder:
-    """Case number of each sample: one permutation of all cases after the other.
+class Order(ABC):
+    """Case number of each sample, from the seed and the sample's number alone.
+
+    Attributes:
+        seed: Seed of the training stream.
+    """
+
+    seed: int
+
+    @abstractmethod
+    def case_of(self, sample: int) -> int:
+        """Index of the case that sample number `sample` is cut from."""
+
+    def hash(self, n_samples: int) -> str:
+        """Hash of the first cases, for the fingerprint."""
+        return hash_plain([self.case_of(sample) for sample in range(n_samples)])
+
+
+class SampleOrder(Order):
+    """One permutation of all cases after the other.
 
     Args:
         n_cases: Number of training cases.
         seed: Seed of the permutations.
+        stream: Further numbers that tell permutations of one seed apart.
     """
 
-    def __init__(self, *, n_cases: int, seed: int) -> None:
+    def __init__(self, *, n_cases: int, seed: int, stream: tuple[int, ...] = ()) -> None:
         self.n_cases = n_cases
         self.seed = seed
+        self.stream = stream
         self._pass = -1
         self._permutation = np.zeros(0, dtype=np.int64)
 
@@ -32,13 +53,53 @@ class SampleOrder:
         """Index of the case that sample number `sample` is cut from."""
         number, place = divmod(sample, self.n_cases)
         if number != self._pass:
-            self._permutation = np.random.default_rng((self.seed, number)).permutation(self.n_cases)
+            self._permutation = np.random.default_rng((self.seed, *self.stream, number)).permutation(self.n_cases)
             self._pass = number
         return int(self._permutation[place])
 
-    def hash(self, n_samples: int) -> str:
-        """Hash of the first cases, for the fingerprint."""
-        return hash_plain([self.case_of(sample) for sample in range(n_samples)])
+
+class BalancedOrder(Order):
+    """Each class as often as any other: one permutation of the classes after the other, and so within each class.
+
+    Of any samples that follow each other two classes differ by at most two draws, and the cases of a class by at most
+    two. A case of several classes is drawn for each of them.
+
+    Args:
+        classes: The cases of each class, by their index; none is empty.
+        seed: Seed of the permutations.
+    """
+
+    def __init__(self, *, classes: Sequence[Sequence[int]], seed: int) -> None:
+        self.seed = seed
+        self.classes = [tuple(cases) for cases in classes]
+        # Stream 1 of the seed belongs to what is drawn within a sample.
+        self._order = SampleOrder(n_cases=len(self.classes), seed=seed, stream=(2,))
+        self._within = [
+            SampleOrder(n_cases=len(cases), seed=seed, stream=(3, number)) for number, cases in enumerate(self.classes)
+        ]
+
+    def case_of(self, sample: int) -> int:
+        """Index of the case that sample number `sample` is cut from."""
+        drawn = self._order.case_of(sample)
+        before = sample // len(self.classes)
+        return self.classes[drawn][self._within[drawn].case_of(before)]
+
+
+def balanced_order(names: Sequence[Sequence[str]], *, seed: int) -> BalancedOrder:
+    """The order in which each class is drawn alike.
+
+    Args:
+        names: The classes of each case; there is one at least.
+        seed: Seed of the permutations.
+
+    Returns:
+        The order.
+    """
+    cases_of: dict[str, list[int]] = {}
+    for case, own in enumerate(names):
+        for name in own:
+            cases_of.setdefault(name, []).append(case)
+    return BalancedOrder(classes=[cases_of[name] for name in sorted(cases_of)], seed=seed)
 
 
 class StreamBatches(Sampler[list[int]]):

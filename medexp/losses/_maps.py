@@ -125,22 +125,34 @@ def check_smooth(name: str, *, smooth_nr: float, smooth_dr: float) -> None:
         )
 
 
-def checked_weight(weight: Sequence[float] | None) -> tuple[float, ...] | None:
+def check_overlapping(name: str, *, sigmoid: bool) -> None:
+    """Refuse classes that exclude each other to a loss that judges each label or region for itself."""
+    if not sigmoid:
+        raise UsageError(
+            f"loss={name} is of labels or regions that may hold at once, and these classes exclude each other; choose "
+            "loss=cross_entropy, or task.multi_label=true (of images), task=semantic_regions (of voxels)"
+        )
+
+
+def checked_weight(weight: Sequence[float] | None, *, key: str = "loss.weight") -> tuple[float, ...] | None:
     """Factors on classes or regions as numbers; UsageError where one is negative or none is above 0."""
     if weight is None:
         return None
     if min(weight, default=0) < 0 or max(weight, default=0) <= 0:
-        raise UsageError(f"loss.weight needs values >= 0, one of them above 0, got {list(weight)}")
+        raise UsageError(f"{key} needs values >= 0, one of them above 0, got {list(weight)}")
     return tuple(float(value) for value in weight)
 
 
-def weight_like(weight: tuple[float, ...], values: Tensor, *, classes: int) -> Float[Tensor, "classes"]:
+def weight_like(
+    weight: tuple[float, ...], values: Tensor, *, classes: int, key: str = "loss.weight"
+) -> Float[Tensor, "classes"]:
     """Factors on classes beside values of a loss.
 
     Args:
         weight: A factor for each class.
         values: Whose kind and device they get.
         classes: How many there are.
+        key: The knob, for the error.
 
     Returns:
         The factors.
@@ -149,5 +161,5 @@ def weight_like(weight: tuple[float, ...], values: Tensor, *, classes: int) -> F
         UsageError: There are more or fewer than classes.
     """
     if len(weight) != classes:
-        raise UsageError(f"loss.weight needs {classes} values, one for each class that counts, got {weight}")
+        raise UsageError(f"{key} needs {classes} values, one for each class that counts, got {weight}")
     return torch.tensor(weight, dtype=values.dtype, device=values.device)

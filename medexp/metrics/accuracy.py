@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from medexp import __version__
-from medexp.core.errors import UsageError
 from medexp.core.types import EvidenceRow, Kind, Prediction
 from medexp.metrics._per_case import MEAN, defined_mean
-from medexp.metrics._scores import scores_of
+from medexp.metrics._scores import check_exclusive, scores_of
 
 
 class Accuracy:
@@ -19,14 +18,15 @@ class Accuracy:
 
     Args:
         balanced: The mean is over the classes and not over the images, so that a rare class counts as much.
+        name: Name of the metric in rows and tables; two variants in one experiment need two names.
     """
 
-    name = "accuracy"
     higher_is_better = True
     takes = Kind.SCORES
     per_case = True
 
-    def __init__(self, *, balanced: bool) -> None:
+    def __init__(self, *, balanced: bool, name: str = "accuracy") -> None:
+        self.name = name
         self.balanced = balanced
 
     def rows(self, prediction: Prediction, reference: Prediction) -> list[EvidenceRow]:
@@ -43,10 +43,7 @@ class Accuracy:
             UsageError: Several classes may hold at once.
         """
         scores, truth = scores_of(prediction, reference)
-        if not prediction.exclusive:
-            raise UsageError(
-                "accuracy needs classes that exclude each other; choose metrics=[auroc] for several labels"
-            )
+        check_exclusive(self.name, prediction, instead="metrics=[auroc,f1]")
         right = int(scores.argmax()) == int(truth.argmax())
         label = reference.classes[int(truth.argmax())].name
         return [EvidenceRow(reference.case_id, reference.group, self.name, label, float(right))]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import scipy
+from jaxtyping import Bool, Float
 from scipy.stats import mannwhitneyu
 
 from medexp import __version__
-from medexp.core.types import EvidenceRow, Kind, Outcome, Prediction
+from medexp.core.types import EvidenceRow, Kind, Prediction
 from medexp.metrics._per_case import MEAN, defined_mean
-from medexp.metrics._scores import scores_of
+from medexp.metrics._scores import Scored, score_rows
 
 
 class AUROC:
@@ -32,25 +33,13 @@ class AUROC:
 
     def rows(self, prediction: Prediction, reference: Prediction) -> list[EvidenceRow]:
         """One row for each class: its score, and whether it is true."""
-        return [
-            EvidenceRow(
-                case_id=reference.case_id,
-                group=reference.group,
-                metric=self.name,
-                label=structure.name,
-                value=math.nan,
-                score=float(score),
-                outcome=Outcome.POSITIVE if truth else Outcome.NEGATIVE,
-            )
-            for structure, score, truth in zip(prediction.classes, *scores_of(prediction, reference), strict=True)
-        ]
+        return score_rows(self.name, prediction, reference)
 
     def aggregate(self, rows: Sequence[EvidenceRow]) -> dict[str, float]:
         """Area by class, and the mean of the classes; nan where all rows of a class are true, or none is."""
-        by_label: dict[str, list[EvidenceRow]] = {}
-        for row in rows:
-            by_label.setdefault(row.label, []).append(row)
-        areas = {label: _area(own) for label, own in by_label.items()}
+        scored = Scored.of(rows)
+        columns = zip(scored.labels, scored.truths.T, scored.scores.T, strict=True)
+        areas = {label: _area(truths, scores) for label, truths, scores in columns}
         return {**areas, MEAN: defined_mean(areas.values())}
 
     def definition(self) -> dict[str, Any]:
@@ -64,9 +53,8 @@ class AUROC:
         }
 
 
-def _area(rows: Sequence[EvidenceRow]) -> float:
+def _area(truths: Bool[np.ndarray, "cases"], scores: Float[np.ndarray, "cases"]) -> float:
     """The statistic of Mann and Whitney over the number of pairs."""
-    truths, scores = np.array([row.outcome == Outcome.POSITIVE for row in rows]), np.array([row.score for row in rows])
     if truths.all() or not truths.any():
         return math.nan
     pairs = truths.sum() * (~truths).sum()

@@ -23,7 +23,8 @@ class Classification(Task):
 
     Args:
         labels: Name of each label id of the dataset; all are classes, 0 included, unless there may be several.
-        loss: A loss that takes its values as a list in any order: cross-entropy or focal, or a weighted sum of such.
+        loss: A loss that takes its values as a list in any order: cross-entropy or focal, of several labels also
+            binary cross-entropy or the asymmetric one, or a weighted sum of such.
         multi_label: An image may have several labels, or none; label id 0 is then "none of them" and no class.
         sigmoid: As `multi_label`; the losses read it.
     """
@@ -109,5 +110,5 @@ def _check_loss(loss: nn.Module) -> None:
         if not getattr(term, "pools_batch", False):
             raise UsageError(
                 f"{name} ({type(term).__name__}) compares the voxels of an image, and classification has one value per "
-                "image; choose loss=cross_entropy or loss=focal"
+                "image; choose loss=cross_entropy or loss=focal (of several labels also loss=bce or loss=asymmetric)"
             )

@@ -77,6 +77,7 @@ _OTHER: dict[str, Any] = {
     "trainer.accelerator": "cpu",
     "trainer.checkpoint": "best",
     "dataset.preprocessing.spacing_mm": [1.5, 2],
+    "dataset.balance": "label",
     "dataset.preprocessing.interpolation": "linear",
     "dataset.preprocessing.mask_interpolation": "argmax",
     "dataset.split.n_groups": 7,

@@ -42,6 +42,7 @@ def _refusal(*overrides: str) -> str:
         ("study=''", 'study needs a text, got ""'),
         ("dataset.batch_size=0", "dataset.batch_size needs a whole number from 1 on or auto, got 0"),
         ("dataset.patch_size=32", "dataset.patch_size needs a list of whole numbers from 1 on or auto, got 32"),
+        ("dataset.balance=often", 'dataset.balance needs null or label or presence, got "often"'),
         ("dataset.foreground_fraction=2", "dataset.foreground_fraction needs a number from 0 to 1, got 2"),
         ("dataset.workers=-1", "dataset.workers needs auto or a whole number from 0 on, got -1"),
         ("dataset.split.n_folds=1", "dataset.split.n_folds needs a whole number from 2 on, got 1"),

@@ -295,3 +295,41 @@ def test_boxes_reach_the_batch_by_workers_too(data_of, numpy_source, workers):
     assert batch.targets["count"].ravel().tolist() == numbers
     for number, target in zip(numbers, batch.targets["objects"], strict=True):
         assert target["boxes"].tolist() == [[2, 3, 7, 6]] * number
+
+
+def labelled(source, labels) -> None:
+    """Give each case of a source the labels of its whole image."""
+    of_case = {f"case_{number}": own for number, own in enumerate(labels)}
+    read = source.read
+    source.read = lambda case: replace(
+        read(case), annotation=replace(read(case).annotation, image_labels=of_case[case.case_id])
+    )
+
+
+def test_labels_of_images_are_drawn_alike_and_training_goes_on_in_the_same_order(data_of, numpy_source):
+    source = numpy_source(n_cases=9)
+    labelled(source, [(5,) if number % 3 == 0 else (1,) for number in range(9)])
+    knobs = {"source": source, "balance": "label", "batch_size": 2, "batches_per_epoch": 4}
+    batches = list(data_of(**knobs).train_dataloader())
+    assert all(sorted(int(name[5:]) % 3 == 0 for name in batch.case_ids) == [False, True] for batch in batches)
+    resumed = data_of(**knobs)
+    resumed.trainer = training_at(2)
+    assert all(equal(a, b) for a, b in zip(resumed.train_dataloader(), batches[2:], strict=True))
+
+
+def test_classes_that_occur_are_drawn_alike_beside_the_cases_without_any(data_of, numpy_source):
+    source = numpy_source(n_cases=9)
+    for number, case in enumerate(source.cases()):
+        np.save(case.references["mask"], np.full(source.shape, 5 if number % 3 == 0 else 0, dtype=np.int16))
+    data = data_of(
+        source=source, balance="presence", batch_size=2, batches_per_epoch=4, checks={"class_absent": "ignore"}
+    )
+    for batch in data.train_dataloader():
+        assert sorted(int(name[5:]) % 3 == 0 for name in batch.case_ids) == [False, True]
+
+
+def test_balance_needs_what_it_goes_by(data_of):
+    with pytest.raises(UsageError, match=r"dataset\.balance needs label, presence"):
+        data_of(balance="often")
+    with pytest.raises(DataError, match=r"dataset\.balance=label needs labels of images"):
+        data_of(balance="label")

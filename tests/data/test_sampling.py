@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from medexp.data.sampling import SampleOrder, StreamBatches, draw_center
+from medexp.data.sampling import SampleOrder, StreamBatches, balanced_order, draw_center
 
 NOTHING = np.zeros((0, 4), dtype=np.int32)
 
@@ -132,3 +132,36 @@ def test_the_foreground_fraction_does_not_disturb_the_draws_that_follow():
         random = np.random.default_rng(0)
         draw_center(random, shape=(9, 9), patch_size=(3, 3), foreground=voxel, foreground_fraction=fraction)
         assert random.random() == np.random.default_rng(0).random(6)[5]
+
+
+NAMES = [("rare",), ("common",), ("common",), ("common", "other"), ("common",), ("other",), ("common",)]
+
+
+@settings(deadline=None, database=None, max_examples=30)
+@given(start=st.integers(0, 60), blocks=st.integers(1, 8), seed=st.integers(0, 50))
+def test_each_class_is_drawn_as_often_as_any_other_from_any_place_on(start, blocks, seed):
+    order = balanced_order([own[:1] for own in NAMES], seed=seed)
+    drawn = Counter(NAMES[order.case_of(sample)][0] for sample in range(3 * start, 3 * (start + blocks)))
+    assert set(drawn.values()) == {blocks}
+
+
+def test_the_cases_of_a_class_are_drawn_alike():
+    order = balanced_order([own[:1] for own in NAMES], seed=0)
+    common = [i for i, own in enumerate(NAMES) if own[0] == "common"]
+    for number in range(4):
+        per_pass = 3 * len(common)
+        drawn = Counter(order.case_of(sample) for sample in range(number * per_pass, (number + 1) * per_pass))
+        assert [drawn[case] for case in common] == [1] * len(common)
+
+
+def test_a_case_of_several_classes_is_drawn_for_each():
+    order = balanced_order(NAMES, seed=1)
+    drawn = Counter(order.case_of(sample) for sample in range(3 * 10))
+    assert drawn[3] == 10 / 5 + 10 / 2
+
+
+def test_a_balanced_case_depends_on_seed_and_number_alone():
+    expected = [balanced_order(NAMES, seed=3).case_of(sample) for sample in range(50)]
+    one = balanced_order(NAMES, seed=3)
+    assert [one.case_of(sample) for sample in reversed(range(50))] == expected[::-1]
+    assert one.hash(50) == balanced_order(NAMES, seed=3).hash(50) != balanced_order(NAMES, seed=4).hash(50)

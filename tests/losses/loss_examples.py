@@ -23,7 +23,11 @@ LOSSES = sorted({file.stem for file in (CONF / "loss").glob("[!_]*.yaml")} - OF_
 KINDS = ("classes", "regions")
 # Losses of exclusive classes alone.
 OF_CLASSES = {"generalised_wasserstein_dice"}
-PAIRS = [(name, kind) for name in LOSSES for kind in KINDS if kind == "classes" or name not in OF_CLASSES]
+# Losses of labels or regions that may hold at once, alone; that they refuse classes stands in test_bce.py and
+# test_asymmetric.py.
+OF_REGIONS = {"asymmetric", "bce"}
+NOT_SERVED = {"regions": OF_CLASSES, "classes": OF_REGIONS}
+PAIRS = [(name, kind) for name in LOSSES for kind in KINDS if name not in NOT_SERVED[kind]]
 # Promises that a loss does not make, and why.
 DESCENT, REGIONS = "descent finds any target", "regions do not disturb each other"
 FALSE_ALARM, SHIFT = "a false alarm is worse than none", "a shifted prediction is worse than the perfect one"
@@ -74,6 +78,11 @@ def build(name: str, kind: str, **changed: Any) -> nn.Module:
     return instantiate(config_of(name, kind, **changed), "loss") if changed else _unchanged(name, kind)
 
 
+def build_any(name: str) -> nn.Module:
+    """The loss for a kind of target that it serves."""
+    return build(name, "regions" if name in OF_REGIONS else "classes")
+
+
 @functools.cache
 def _unchanged(name: str, kind: str) -> nn.Module:
     return instantiate(config_of(name, kind), "loss")
@@ -97,9 +106,9 @@ def total(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
 
 def is_auxiliary(name: str) -> bool:
     """Whether a loss says that it trains beside another only."""
-    return getattr(build(name, "classes"), "auxiliary", False)
+    return getattr(build_any(name), "auxiliary", False)
 
 
 def sees_places(name: str) -> bool:
     """Whether a loss, or a term of it, looks at where a voxel lies."""
-    return any(getattr(part, "sees_places", False) for part in build(name, "classes").modules())
+    return any(getattr(part, "sees_places", False) for part in build_any(name).modules())

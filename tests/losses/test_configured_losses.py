@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 FROM_NULL = {
     "alpha": 0.25,
     "weight": [1.0, 3.0, 0.5],
+    "pos_weight": [1.0, 3.0, 0.5],
     "top_k_percent": 20.0,
     "spacing_mm": [1.0, 3.0],
     "distances": [[0.0, 1.0, 1.0], [1.0, 0.0, 0.5], [1.0, 0.5, 0.0]],

@@ -21,6 +21,10 @@ from medexp.models.adapter import build_model
 from medexp.tasks.classification import Classification
 
 LABELS = {0: "benign", 1: "malignant", 2: "normal"}
+METRICS = (
+    "auroc", "average_precision", "accuracy", "balanced_accuracy", "f1", "cohen_kappa", "quadratic_kappa", "brier",
+    "calibration_error",
+)  # fmt: skip
 
 
 def task_of(*, multi_label: bool = False, loss: nn.Module | None = None, labels=LABELS) -> Classification:
@@ -159,12 +163,13 @@ def test_a_run_in_3d_is_recorded_with_a_row_for_each_class(tmp_path):
         "dataset.source.spacing_mm=[1.0,1.0,1.0]", "dataset.source.n_cases=10",
         "dataset.patch_size=[16,16,16]",
         "dataset.batch_size=2", "task=classification", "model=densenet", "model.block_config=[1,1]", "loss=focal",
-        "inferer=whole", "post_processing.steps=[]", "metrics=[auroc,accuracy]", "trainer.max_steps=2", "overlays=0",
+        "inferer=whole", "post_processing.steps=[]", f"metrics=[{','.join(METRICS)}]", "dataset.balance=label",
+        "trainer.max_steps=2", "overlays=0",
         "callbacks=[]", "precision=32-true", "threads=1", "save_predictions=true",
         f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}", "study=labels",
     ]  # fmt: skip
     run = medexp.train(medexp.compose(None, overrides))
-    assert set(run.results) == {"auroc", "accuracy"}
+    assert set(run.results) == set(METRICS)
     rows = run.evidence[run.evidence["metric"] == "auroc"]
     assert len(rows) == 2 * len(run.cases)
     assert set(rows["outcome"]) <= {"positive", "negative"}

@@ -79,7 +79,8 @@ def check_dataset(
     reader = CaseReader(source, store=store, processes=processes, progress=progress)
     found = reader.measured(cases)
     measured = [(case, seen) for case, seen in zip(cases, found, strict=True) if isinstance(seen, Measurement)]
-    asking = None if split is None else informed(split, known_from(demands.used_labels, measured))
+    known = known_from(demands.used_labels, measured)
+    asking = None if split is None else informed(split, known)
     parts, of_split = split_cases(cases, listed, asking, fold=fold, policy=policy)
     of_source = [one for case in cases for one in case.faults]
     refused = [one for one in of_source if one.severity is Severity.ERROR]
@@ -96,7 +97,7 @@ def check_dataset(
     ]
     # A case that its source refuses cannot be used, whatever is said of such faults.
     told = in_order([*dict.fromkeys(refused), *policy.judged(faults)])
-    return Report(source.name, policy.mode, tuple(cases), told, parts, reader.n_read)
+    return Report(source.name, policy.mode, tuple(cases), told, parts, reader.n_read, known)
 
 
 def _of_case(case: Case, seen: Measurement, demands: Demands) -> Iterator[Fault]:

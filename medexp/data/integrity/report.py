@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from medexp.core.faults import Fault, Severity
 from medexp.core.types import Case
 from medexp.data.integrity.policy import Mode
-from medexp.data.splits import Parts
+from medexp.data.splits import Known, Parts
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Report:
         faults: Errors first, then warnings.
         parts: The split, or None where there is none or the cases cannot be split.
         n_read: Cases that were read for this check; the others were known from an earlier one.
+        known: Tells what the cases show; None where they cannot be listed.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Report:
     faults: tuple[Fault, ...] = ()
     parts: Parts | None = None
     n_read: int = 0
+    known: Known | None = field(default=None, compare=False, repr=False)
 
     @property
     def errors(self) -> tuple[Fault, ...]:

@@ -7,7 +7,7 @@ from medexp.data.splits.later_frames import LaterFrames
 from medexp.data.splits.leave_one_group_out import LeaveOneGroupOut
 from medexp.data.splits.parts import Parts, Split
 from medexp.data.splits.prescribed import Prescribed
-from medexp.data.splits.strata import Contents, Known, informed
+from medexp.data.splits.strata import Contents, Known, Strata, informed
 
 __all__ = [
     "Contents",
@@ -20,5 +20,6 @@ __all__ = [
     "Parts",
     "Prescribed",
     "Split",
+    "Strata",
     "informed",
 ]

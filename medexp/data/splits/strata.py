@@ -53,28 +53,34 @@ class Strata:
         classes: Names of the labels that are looked at; None: all but the background.
         quantiles: Number of strata of the load.
         known: Whom to ask what cases show.
+        key: The knob that asks for strata, for errors.
 
     Raises:
         UsageError: A knob has an unfit value.
     """
 
     def __init__(
-        self, *, by: str | None, classes: Sequence[str] | None, quantiles: int, known: Known | None = None
+        self,
+        *,
+        by: str | None,
+        classes: Sequence[str] | None,
+        quantiles: int,
+        known: Known | None = None,
+        key: str = "dataset.split.stratify",
     ) -> None:
         if by not in (None, *BY):
-            raise UsageError(
-                f"dataset.split.stratify needs {', '.join(BY)} or null, got {by}{did_you_mean(str(by), BY)}"
-            )
+            raise UsageError(f"{key} needs {', '.join(BY)} or null, got {by}{did_you_mean(str(by), BY)}")
         if quantiles < 2:
             raise UsageError(f"dataset.split.stratify_quantiles needs at least 2, got {quantiles}")
         self.by = by
         self.classes = None if classes is None else tuple(classes)
         self.quantiles = quantiles
         self.known = known
+        self.key = key
 
     def informed(self, known: Known) -> Strata:
         """The same strata, which know whom to ask."""
-        return Strata(by=self.by, classes=self.classes, quantiles=self.quantiles, known=known)
+        return Strata(by=self.by, classes=self.classes, quantiles=self.quantiles, known=known, key=self.key)
 
     def __call__(self, cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
         """Names of the strata of each case, by case id; several where it shows several labels.
@@ -92,13 +98,13 @@ class Strata:
         if self.by is None:
             return {case.case_id: () for case in cases}
         if self.known is None:
-            raise UsageError(f"dataset.split.stratify={self.by} needs the dataset's annotation; none was given")
+            raise UsageError(f"{self.key}={self.by} needs the dataset's annotation; none was given")
         looked_at = self._looked_at(self.known.labels)
         contents = self._of_tables(cases) or self.known.contents(cases)
         if self.by == "load":
             loads = {name: sum(item.amounts.get(i, 0.0) for i in looked_at) for name, item in contents.items()}
             return _quantiles(loads, number=self.quantiles)
-        shown = {name: _shown(item, name, by=self.by) for name, item in contents.items()}
+        shown = {name: _shown(item, f"case {name}: {self.key}", by=self.by) for name, item in contents.items()}
         return {name: _names([looked_at[i] for i in looked_at if i in ids]) for name, ids in shown.items()}
 
     def _of_tables(self, cases: Sequence[Case]) -> dict[str, Contents] | None:
@@ -121,13 +127,11 @@ class Strata:
         return {ids[name]: name for name in self.classes}
 
 
-def _shown(contents: Contents, case_id: str, *, by: str) -> set[int]:
+def _shown(contents: Contents, where: str, *, by: str) -> set[int]:
     if by == "presence":
         return {label for label, amount in contents.amounts.items() if amount > 0}
     if contents.image_labels is None:
-        raise DataError(
-            f"case {case_id}: dataset.split.stratify=label needs labels of images, got none; choose presence or load"
-        )
+        raise DataError(f"{where}=label needs labels of images, got none; choose presence or load")
     return set(contents.image_labels)
 
 
