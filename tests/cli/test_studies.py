@@ -15,7 +15,8 @@ from medexp.cli.places import conf_folder, option_names
 from medexp.core.config import differences, plain
 from medexp.engine.build import build
 
-OF_OTHER_TASKS = {"mse", "detector_terms", "one_stage_terms"}
+# Of other tasks, or of labels that may hold at once.
+OF_OTHER_TASKS = {"mse", "detector_terms", "one_stage_terms", "bce", "asymmetric"}
 STUDIES = {"studies/losses_all": 18, "studies/dice_vs_focal": 30}
 # Composing a job takes long; these stand for all.
 SOME = {
