@@ -22,6 +22,7 @@ from medexp.cli.track_drawing import (
 from medexp.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from medexp.association.frames import FrameLinker
     from medexp.core import tracks
 
 _EPILOG = """examples:
@@ -66,18 +67,10 @@ def _link(arguments: argparse.Namespace) -> int:
     import pandas as pd
 
     from medexp.association.ctc import write_result
-    from medexp.association.frames import FrameLinker
     from medexp.association.measurements import measured_tracks, places_of
     from medexp.core.files import write_text
 
-    linker = FrameLinker(
-        cost=arguments.cost,
-        max_distance_mm=arguments.max_distance_mm,
-        min_overlap=arguments.min_overlap,
-        gap_frames=arguments.gap,
-        allow_division=not arguments.no_division,
-        max_division_distance_mm=arguments.max_division_distance_mm,
-    )
+    linker = _linker(arguments)
     places, measured, scores, drawn = [], [], [], []
     for sequence in _chosen_frames(_sequences(arguments), arguments):
         tracked = linker(sequence)
@@ -85,9 +78,7 @@ def _link(arguments: argparse.Namespace) -> int:
         places.append(places_of(tracked))
         measured.append(measured_tracks(tracked, places[-1]))
         print(f"{sequence.name}: {len(tracked.tracks)} tracks in {len(sequence.frames)} frames")
-        known = None if arguments.reference is None else read_reference(tracked, arguments.reference)
-        if known is not None and arguments.frames is not None:
-            known = known.between(*arguments.frames)
+        known = _known(tracked, arguments)
         if arguments.pictures:
             drawn += _draw(tracked, known, arguments)
         if known is not None:
@@ -100,6 +91,27 @@ def _link(arguments: argparse.Namespace) -> int:
     for path in (*drawn, arguments.output / "tracks.csv"):
         print(path)
     return 0
+
+
+def _linker(arguments: argparse.Namespace) -> FrameLinker:
+    from medexp.association.frames import FrameLinker
+
+    return FrameLinker(
+        cost=arguments.cost,
+        max_distance_mm=arguments.max_distance_mm,
+        min_overlap=arguments.min_overlap,
+        gap_frames=arguments.gap,
+        allow_division=not arguments.no_division,
+        max_division_distance_mm=arguments.max_division_distance_mm,
+    )
+
+
+def _known(tracked: tracks.TrackedSequence, arguments: argparse.Namespace) -> tracks.TrackedSequence | None:
+    """What is known of the frames that are judged, if there is a reference."""
+    if arguments.reference is None:
+        return None
+    known = read_reference(tracked, arguments.reference)
+    return known if arguments.frames is None else known.between(*arguments.frames)
 
 
 def _draw(

@@ -76,12 +76,9 @@ class PerCaseMetric(ABC):
         Raises:
             UsageError: A class is called "mean".
         """
-        by_label: dict[str, list[float]] = {}
-        for row in rows:
-            by_label.setdefault(row.label, []).append(row.value)
-        if MEAN in by_label:
+        means = means_by_label(rows)
+        if MEAN in means:
             raise UsageError(f'a class is called "{MEAN}", the key of the mean over classes; rename it in the dataset')
-        means = {label: defined_mean(values) for label, values in by_label.items()}
         return {**means, MEAN: defined_mean(means.values())}
 
     def definition(self) -> dict[str, Any]:
@@ -119,6 +116,14 @@ def defined_mean(values: Iterable[float]) -> float:
     """
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def means_by_label(rows: Sequence[EvidenceRow]) -> dict[str, float]:
+    """The mean of the defined values of each label, in the order in which labels occur."""
+    by_label: dict[str, list[float]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row.value)
+    return {label: defined_mean(values) for label, values in by_label.items()}
 
 
 def empty_rule(key: str, value: float | str, allowed: Sequence[float | str]) -> float | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from medexp.core.errors import DataError, UsageError
 from medexp.core.types import EvidenceRow, Outcome, Prediction
+from medexp.metrics._per_case import MEAN, defined_mean
 
 
 def scores_of(
@@ -122,3 +123,21 @@ class Scored:
             truths=np.array([row.outcome == Outcome.POSITIVE for row in rows], dtype=bool).reshape(shape),
             decided=np.array([row.value == 1 for row in rows], dtype=bool).reshape(shape),
         )
+
+
+def by_class(
+    rows: Sequence[EvidenceRow], value: Callable[[Bool[ndarray, "cases"], Float[ndarray, "cases"]], float]
+) -> dict[str, float]:
+    """A value of each class against the rest, from whether it is true and its score, and their mean.
+
+    Args:
+        rows: Rows of `score_rows`.
+        value: Of the truths and the scores of one class; nan where it is undefined.
+
+    Returns:
+        The value by class, and under "mean" the mean of those that are defined.
+    """
+    scored = Scored.of(rows)
+    columns = zip(scored.labels, scored.truths.T, scored.scores.T, strict=True)
+    values = {label: value(truths, scores) for label, truths, scores in columns}
+    return {**values, MEAN: defined_mean(values.values())}

@@ -7,7 +7,7 @@ from typing import Any
 
 from medexp import __version__
 from medexp.core.types import EvidenceRow, Kind, Prediction
-from medexp.metrics._per_case import MEAN, defined_mean
+from medexp.metrics._per_case import MEAN, defined_mean, means_by_label
 from medexp.metrics._scores import check_exclusive, scores_of
 
 
@@ -50,10 +50,7 @@ class Accuracy:
 
     def aggregate(self, rows: Sequence[EvidenceRow]) -> dict[str, float]:
         """Share of right images by true class, and over all images (or the mean of the classes, if balanced)."""
-        by_label: dict[str, list[float]] = {}
-        for row in rows:
-            by_label.setdefault(row.label, []).append(row.value)
-        shares = {label: defined_mean(values) for label, values in by_label.items()}
+        shares = means_by_label(rows)
         overall = shares.values() if self.balanced else [row.value for row in rows]
         return {**shares, MEAN: defined_mean(overall)}
 

@@ -13,8 +13,7 @@ from scipy.stats import mannwhitneyu
 
 from medexp import __version__
 from medexp.core.types import EvidenceRow, Kind, Prediction
-from medexp.metrics._per_case import MEAN, defined_mean
-from medexp.metrics._scores import Scored, score_rows
+from medexp.metrics._scores import by_class, score_rows
 
 
 class AUROC:
@@ -37,10 +36,7 @@ class AUROC:
 
     def aggregate(self, rows: Sequence[EvidenceRow]) -> dict[str, float]:
         """Area by class, and the mean of the classes; nan where all rows of a class are true, or none is."""
-        scored = Scored.of(rows)
-        columns = zip(scored.labels, scored.truths.T, scored.scores.T, strict=True)
-        areas = {label: _area(truths, scores) for label, truths, scores in columns}
-        return {**areas, MEAN: defined_mean(areas.values())}
+        return by_class(rows, _area)
 
     def definition(self) -> dict[str, Any]:
         """What makes two values comparable."""

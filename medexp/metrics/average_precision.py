@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float
 
 from medexp import __version__
 from medexp.core.types import EvidenceRow, Kind, Prediction
-from medexp.metrics._per_case import MEAN, defined_mean
-from medexp.metrics._scores import Scored, score_rows
+from medexp.metrics._scores import by_class, score_rows
 
 
 class AveragePrecision:
@@ -35,10 +34,7 @@ class AveragePrecision:
 
     def aggregate(self, rows: Sequence[EvidenceRow]) -> dict[str, float]:
         """Average precision by class, and the mean of the classes; nan for a class that no image has."""
-        scored = Scored.of(rows)
-        columns = zip(scored.labels, scored.truths.T, scored.scores.T, strict=True)
-        values = {label: _average_precision(truths, scores) for label, truths, scores in columns}
-        return {**values, MEAN: defined_mean(values.values())}
+        return by_class(rows, _average_precision)
 
     def definition(self) -> dict[str, Any]:
         """What makes two values comparable."""

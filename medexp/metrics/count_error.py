@@ -11,7 +11,7 @@ from medexp import __version__
 from medexp.core.errors import DataError, UsageError
 from medexp.core.types import EvidenceRow, Kind, Prediction
 from medexp.metrics._boxes import objects_of
-from medexp.metrics._per_case import MEAN, defined_mean
+from medexp.metrics._per_case import MEAN, defined_mean, means_by_label
 
 _WAYS = ("objects", "integral")
 
@@ -76,10 +76,7 @@ class CountError:
 
     def aggregate(self, rows: Sequence[EvidenceRow]) -> dict[str, float]:
         """Mean over cases by class, and the mean of the classes."""
-        by_label: dict[str, list[float]] = {}
-        for row in rows:
-            by_label.setdefault(row.label, []).append(row.value)
-        means = {label: defined_mean(values) for label, values in by_label.items()}
+        means = means_by_label(rows)
         return {**means, MEAN: defined_mean(means.values())}
 
     def definition(self) -> dict[str, Any]:
